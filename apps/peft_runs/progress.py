@@ -1,0 +1,62 @@
+"""What a person sees while a run works: a live line with the time left, or plain lines where there is no terminal."""
+
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+SECONDS_BETWEEN_LINES = 30.0
+
+
+class RunProgress:
+    """Progress of one run; other processes than the first show nothing."""
+
+    def __init__(self, shown: bool = True):
+        self.console = Console(quiet=not shown, soft_wrap=True, highlight=False)
+        self.live: Progress | None = None
+        self.bar = None
+        self.first: tuple[float, int] | None = None
+        self.said = 0.0
+        if self.console.is_terminal:
+            self.live = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TextColumn("left"),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[note]}"),
+                console=self.console,
+            )
+
+    def __enter__(self) -> "RunProgress":
+        if self.live:
+            self.live.start()
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self.live:
+            self.live.stop()
+
+    def say(self, line: str) -> None:
+        """One line that stays."""
+        self.console.print(line, markup=False)
+
+    def show(self, what: str, done: int, total: int, note: str = "") -> None:
+        """`done` of `total` steps of `what`; without a terminal at most a line every half minute."""
+        if self.live:
+            if self.bar is None or self.live.tasks[self.bar].description != what:
+                if self.bar is not None:
+                    self.live.remove_task(self.bar)
+                self.bar = self.live.add_task(what, total=total, completed=done, note=note)
+            self.live.update(self.bar, completed=done, note=note)
+            return
+        now = time.monotonic()
+        if self.first is None or done < self.first[1]:
+            self.first = (now, done)
+            self.said = self.said or now
+        if now - self.said >= SECONDS_BETWEEN_LINES and done > self.first[1]:
+            self.said = now
+            left = (now - self.first[0]) / (done - self.first[1]) * (total - done)
+            self.say(f"{what} {done}/{total} {note} {left:.0f} s left")

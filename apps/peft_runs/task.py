@@ -1,0 +1,43 @@
+"""What a family hands to a run: a task. It owns model, data, loss and evaluation, and knows nothing of commands."""
+
+from collections.abc import Callable, Iterable
+from typing import Any, ClassVar, Protocol
+
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+Batch = dict[str, Tensor]
+
+
+class Task(Protocol):
+    """One kind of work for one family of models.
+
+    `model_spec` and `data_spec` are frozen dataclasses of plain fields: the sections `model` and `data` of a recipe.
+    Datasets are asked for by `(epoch, index)`, so that what is random in a sample never depends on who prepares it.
+    """
+
+    model_spec: ClassVar[type]
+    data_spec: ClassVar[type]
+    metric: ClassVar[str]
+
+    def build_model(self) -> nn.Module: ...
+
+    def training_data(self, model: nn.Module) -> Dataset: ...
+
+    def test_data(self, model: nn.Module) -> Dataset: ...
+
+    def loss(self, model: Callable[..., Any], batch: Batch) -> Tensor:
+        """The batch's mean loss, float32 `[]`."""
+        ...
+
+    def evaluate(self, model: Callable[..., Any], batches: Iterable[Batch]) -> dict[str, Tensor]:
+        """Sums over the batches; they are added up over processes before `figures` sees them."""
+        ...
+
+    def figures(self, sums: dict[str, Tensor]) -> dict[str, float]:
+        """Named figures from the sums, `metric` among them (more is better)."""
+        ...
+
+    def head(self, model: nn.Module) -> list[str]:
+        """Names of the modules that any adaptation trains anew (the classifier)."""
+        ...

@@ -1,0 +1,93 @@
+"""The one form in which every data source hands out its pictures, and the torch dataset that prepares them."""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+Key = tuple[int, int]
+
+
+class DataError(ValueError):
+    """The data are not there or not readable; the message names the file or the nearest name."""
+
+
+class Pictures(Protocol):
+    """Labelled RGB pictures, by position."""
+
+    @property
+    def classes(self) -> Sequence[str]: ...
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Class index of every picture, int64 `[N]`."""
+        ...
+
+    def picture(self, index: int) -> Image.Image: ...
+
+
+class Subset:
+    """Some of the pictures of another source, in the order given."""
+
+    def __init__(self, pictures: Pictures, indices: np.ndarray):
+        self.pictures = pictures
+        self.indices = indices
+        self.classes = pictures.classes
+        self.labels = pictures.labels[indices]
+
+    def picture(self, index: int) -> Image.Image:
+        return self.pictures.picture(int(self.indices[index]))
+
+
+class Decoded:
+    """Pictures decoded once, shrunk to at most what the model sees, kept as bytes: 50,000 of 32×32 are 154 MB."""
+
+    def __init__(self, pictures: Pictures, largest_side: int, told: Callable[[int, int], None] | None = None):
+        self.classes = pictures.classes
+        self.labels = pictures.labels
+        self.arrays: list[np.ndarray] = []
+        for index in range(len(self.labels)):
+            picture = pictures.picture(index)
+            shrink = largest_side / min(picture.size)
+            if shrink < 1:
+                size = (max(round(picture.width * shrink), 1), max(round(picture.height * shrink), 1))
+                picture = picture.resize(size, Image.Resampling.BICUBIC)
+            self.arrays.append(np.asarray(picture))
+            if told is not None:
+                told(index + 1, len(self.labels))
+
+    def picture(self, index: int) -> Image.Image:
+        return Image.fromarray(self.arrays[index])
+
+
+class Prepared(Dataset):
+    """Pictures as the model takes them, asked for by `(epoch, index)`.
+
+    What is random in a picture is drawn from `(seed, epoch, index)` alone: the same whichever process or worker
+    prepares it, and the same again after a run was stopped and resumed.
+    """
+
+    def __init__(self, pictures: Pictures, transform: Callable[[Image.Image], Tensor], seed: int):
+        self.pictures = pictures
+        self.transform = transform
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.pictures.labels)
+
+    def __getitem__(self, key: Key) -> dict[str, Tensor]:
+        """`image`: float32 `[3, H, W]`, normalised; `label`: int64 `[]`."""
+        epoch, index = key
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(draw_seed(self.seed, epoch, index))
+            image = self.transform(self.pictures.picture(index))
+        return {"image": image, "label": torch.tensor(self.pictures.labels[index])}
+
+
+def draw_seed(*words: int) -> int:
+    """A 64-bit seed that depends on every word (numpy's SeedSequence hashes them)."""
+    return int(np.random.SeedSequence([word & 0xFFFFFFFFFFFFFFFF for word in words]).generate_state(1, np.uint64)[0])

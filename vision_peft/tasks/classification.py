@@ -1,0 +1,144 @@
+"""Image classification with a timm model."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from timm.data import resolve_model_data_config
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import vision_peft.models.vit_mini  # noqa: F401 (registers the model)
+from vision_peft.data import DataError, open_split
+from vision_peft.data.pictures import Decoded, Pictures, Prepared
+from vision_peft.data.transforms import Variation, evaluation_transform, training_transform
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """The model that is adapted.
+
+    Attributes:
+        name: a model of timm's registry, also `vit_mini`, which comes with this package.
+        pretrained: start from its pretrained weights.
+        drop_rate: dropout before the head.
+        drop_path_rate: stochastic depth.
+    """
+
+    name: str = "vit_mini"
+    pretrained: bool = True
+    drop_rate: float = 0.0
+    drop_path_rate: float = 0.0
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """The pictures.
+
+    Attributes:
+        name: `digits` (embedded), `folder` (at `root`) or a name of timm's dataset factory such as `torch/cifar10`.
+        root: folder or zip of the data.
+        train_split: the part to train on.
+        test_split: the part to test on.
+        train_size: train on this many pictures only, in the classes' shares.
+        split_seed: chooses those pictures.
+        label_smoothing: share of a target that is spread over all classes.
+        cache: decode every picture once and keep it in memory.
+        variation: how training pictures vary.
+    """
+
+    name: str = "digits"
+    root: str | None = None
+    train_split: str = "train"
+    test_split: str = "test"
+    train_size: int | None = None
+    split_seed: int = 0
+    label_smoothing: float = 0.0
+    cache: bool = True
+    variation: Variation = field(default_factory=Variation)
+
+
+class Classification:
+    """Pictures into classes, by cross-entropy; judged by top-1 accuracy on the test part."""
+
+    model_spec = ModelSpec
+    data_spec = DataSpec
+    metric = "accuracy"
+
+    def __init__(
+        self, model: ModelSpec, data: DataSpec, seed: int, told: Callable[[str, int, int], None] | None = None
+    ):
+        self.model_settings = model
+        self.data = data
+        self.seed = seed
+        self.told = told
+        root = None if data.root is None else Path(data.root).expanduser()
+        self.train_pictures = open_split(data.name, root, data.train_split, None, data.train_size, data.split_seed)
+        classes = list(self.train_pictures.classes)
+        self.test_pictures = open_split(data.name, root, data.test_split, classes)
+        if len(self.test_pictures.classes) != len(classes):
+            raise DataError(
+                f"{data.name}: the test part has {len(self.test_pictures.classes)} classes, the training part {len(classes)}"
+            )
+        self.classes = classes
+
+    def build_model(self) -> nn.Module:
+        """The timm model with a head for this data's classes (a fresh one unless the pretrained head fits)."""
+        spec = self.model_settings
+        return timm.create_model(
+            spec.name,
+            pretrained=spec.pretrained,
+            num_classes=len(self.classes),
+            drop_rate=spec.drop_rate,
+            drop_path_rate=spec.drop_path_rate,
+        )
+
+    def training_data(self, model: nn.Module) -> Prepared:
+        """The training pictures as this model takes them, varied."""
+        settings = resolve_model_data_config(model)
+        pictures = self._kept(self.train_pictures, settings, "training pictures")
+        return Prepared(pictures, training_transform(settings, self.data.variation), self.seed)
+
+    def test_data(self, model: nn.Module) -> Prepared:
+        """The test pictures as this model takes them, never varied."""
+        settings = resolve_model_data_config(model)
+        pictures = self._kept(self.test_pictures, settings, "test pictures")
+        return Prepared(pictures, evaluation_transform(settings), self.seed)
+
+    def loss(self, model: Callable[[Tensor], Tensor], batch: dict[str, Tensor]) -> Tensor:
+        """Mean cross-entropy of one batch, float32 `[]`."""
+        logits = model(batch["image"]).float()
+        return F.cross_entropy(logits, batch["label"], label_smoothing=self.data.label_smoothing)
+
+    def evaluate(self, model: Callable[[Tensor], Tensor], batches: Iterable[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """Sums over the batches, to be added up over processes: `correct`, `loss` and `count`, float64 `[]`."""
+        correct, loss, count = (torch.zeros((), dtype=torch.float64) for _ in range(3))
+        for batch in batches:
+            logits = model(batch["image"]).float()
+            correct += (logits.argmax(-1) == batch["label"]).sum().cpu()
+            loss += F.cross_entropy(logits, batch["label"], reduction="sum").double().cpu()
+            count += len(logits)
+        return {"correct": correct, "loss": loss, "count": count}
+
+    def figures(self, sums: dict[str, Tensor]) -> dict[str, float]:
+        """Accuracy and mean loss from the sums of `evaluate`."""
+        count = sums["count"].item()
+        return {"accuracy": sums["correct"].item() / count, "loss": sums["loss"].item() / count}
+
+    def head(self, model: nn.Module) -> list[str]:
+        """Names of the classifier's modules, for counting parameters with and without it."""
+        names: Any = model.pretrained_cfg["classifier"]  # type: ignore[index]
+        return [names] if isinstance(names, str) else list(names)
+
+    def _kept(self, pictures: Pictures, settings: dict[str, Any], what: str) -> Pictures:
+        if not self.data.cache:
+            return pictures
+        side = round(max(settings["input_size"][-2:]) / min(settings["crop_pct"], 0.875 if self._crops() else 1.0))
+        told = None if self.told is None else (lambda done, of: self.told(f"decode {what}", done, of))  # type: ignore[misc]
+        return Decoded(pictures, side, told)
+
+    def _crops(self) -> bool:
+        return self.data.variation.smallest_area < 1
