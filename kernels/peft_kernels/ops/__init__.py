@@ -1,0 +1,6 @@
+"""Pure functions of tensors, one operation a file or folder; they know nothing of PEFT."""
+
+from .frozen import frozen_conv, frozen_linear
+from .kernel_delta import DeltaSlice, DeltaSpec, delta_sparse, gated_conv, gated_linear
+
+__all__ = ["DeltaSlice", "DeltaSpec", "delta_sparse", "frozen_conv", "frozen_linear", "gated_conv", "gated_linear"]
