@@ -1,8 +1,8 @@
 """Linear and convolution with a frozen weight, as opaque operators that keep nothing of their input.
 
 The gradient of x needs the weight alone, and that of the bias the output's gradient alone. Stock convolution keeps x
-all the same; stock linear does not, but both keep a half-precision copy of the weight under autocast. Here the weight is
-kept by reference, in its own dtype, and cast again. SCEdit's and DiffFit's memory rests on this.
+all the same; stock linear does not, but both keep a half-precision copy of the weight under autocast. Here the weight
+is kept by reference, in its own dtype, and cast again. SCEdit's and DiffFit's memory rests on this.
 FLOPs: the stock operators'. Bytes kept for the backward pass: 0.
 """
 
@@ -36,10 +36,9 @@ def frozen_conv(
 
     A weight that requires a gradient gets the stock operator.
     """
-    geometry = [per_dimension(value, weight.ndim - 2) for value in (stride, padding, dilation)]
-    if weight.requires_grad:
-        return stock_conv(*autocast_pair(x, bias), weight, *geometry, groups)
-    return _conv(*autocast_pair(x, bias), weight, *geometry, groups)
+    s, p, d = (per_dimension(value, weight.ndim - 2) for value in (stride, padding, dilation))
+    convolve = stock_conv if weight.requires_grad else _conv
+    return convolve(*autocast_pair(x, bias), weight, s, p, d, groups)
 
 
 def autocast_pair(x: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:

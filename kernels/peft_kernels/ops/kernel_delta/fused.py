@@ -33,8 +33,8 @@ def gated_linear(
 ) -> Float[Tensor, "*batch out"]:
     """x (W0 + S)^T + b, where S is recomputed in the backward pass instead of kept.
 
-    Cost for T rows of x and N = out * in: 6 T N FLOPs merged and 10 T N apart, forward and backward, and 2 (r + 10) N or
-    so for the delta in each pass. Bytes kept: x, A, B, the masks, 8 a slice; scratch: N entries forward, some blocks
+    Cost for T rows of x and N = out * in: 6 T N FLOPs merged and 10 T N apart, forward and backward, and 2 (r + 10) N
+    for the delta in each pass. Bytes kept: x, A, B, the masks, 8 a slice; scratch: N entries forward, some blocks
     backward.
 
     Args:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import lru_cache
 from math import ceil, floor
@@ -63,7 +63,9 @@ class DeltaSpec:
             raise ValueError(f"start must not be negative, found {self.start}")
         gate = ("none" if self.sparsity == 0.0 else "magnitude") if self.gate == "auto" else self.gate
         object.__setattr__(self, "gate", gate)
-        object.__setattr__(self, "code", json.dumps(asdict(self)))
+        object.__setattr__(self, "coeff", tuple(float(c) for c in self.coeff))
+        constants = {name: value for name, value in vars(self).items() if name != "code"}
+        object.__setattr__(self, "code", json.dumps(constants))
 
     def threshold_index(self, entries: int) -> int | None:
         """Position of the threshold t among the sorted magnitudes, counted from 0; None where t is 0 or not needed.
@@ -126,7 +128,4 @@ def encode(slices: Sequence[DeltaSlice]) -> str:
 @lru_cache(maxsize=4096)
 def decode(codes: str) -> tuple[DeltaSpec, ...]:
     """Inverse of `encode`."""
-    rows = json.loads(codes)
-    return tuple(
-        DeltaSpec(**{k: tuple(v) if k == "coeff" else v for k, v in row.items() if k != "code"}) for row in rows
-    )
+    return tuple(DeltaSpec(**constants) for constants in json.loads(codes))
