@@ -1,0 +1,1 @@
+"""How the cases are rebuilt: one function a kind of file, through the public classes and operations."""

@@ -1,0 +1,17 @@
+"""Which function rebuilds which kind of file, and how close its results must come."""
+
+from __future__ import annotations
+
+from .cases import baselines, snell
+from .harness import Kind
+
+TABLE: dict[tuple[str, str], Kind] = {
+    ("baselines", "adapter_plus_stack"): Kind(baselines.adapter_plus_stack, baselines.tolerance),
+    ("baselines", "adapter_positions"): Kind(baselines.adapter_positions, baselines.tolerance),
+    ("baselines", "lora_fused_qkv"): Kind(baselines.lora_fused_qkv, baselines.tolerance),
+    ("baselines", "ssf_convnext"): Kind(baselines.ssf_convnext, baselines.tolerance),
+    ("baselines", "ssf_vit"): Kind(baselines.ssf_vit, baselines.tolerance),
+    ("snell", "delta"): Kind(snell.delta, snell.tolerance),
+    ("snell", "training"): Kind(snell.training, snell.training_tolerance, also=r"param\.\w+\.step[1-9]\d*"),
+    ("snell", "vit_block"): Kind(snell.vit_block, snell.tolerance),
+}
