@@ -1,0 +1,20 @@
+"""The vision methods, one file each; importing this package registers them with PEFT."""
+
+from vision_peft.methods.adapter_plus import AdapterPlusConfig, fold_scaling
+from vision_peft.methods.own import fill
+from vision_peft.methods.sliced_lora import SlicedLoraConfig
+from vision_peft.methods.snell import SnellConfig
+from vision_peft.methods.ssf import SsfConfig
+from vision_peft.methods.trained import BitFitConfig, FullConfig, LinearProbeConfig
+
+__all__ = [
+    "AdapterPlusConfig",
+    "BitFitConfig",
+    "FullConfig",
+    "LinearProbeConfig",
+    "SlicedLoraConfig",
+    "SnellConfig",
+    "SsfConfig",
+    "fill",
+    "fold_scaling",
+]

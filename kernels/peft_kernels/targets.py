@@ -1,0 +1,186 @@
+"""Which modules a method adapts by default, per architecture family.
+
+A family is recognised by the class name of the backbone (no model library is imported), also inside a wrapper such as
+transformers' ``TimmWrapperForImageClassification``. Patterns are regular expressions over whole module names, relative
+to the backbone; ``transformer`` below stands for attention and MLP projections.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+
+@dataclass(frozen=True)
+class Family:
+    """Default targets of one architecture family, by kind.
+
+    Attributes:
+        classes: class names of the backbones.
+        linear: the projections that weight methods (LoRA, SNELL) adapt.
+        qkv: the (fused or separate) attention projections.
+        block: the residual blocks, after which adapters stand.
+        affine: the operations after which SSF scales and shifts.
+        norm: the normalisation layers.
+    """
+
+    classes: tuple[str, ...]
+    linear: str
+    block: str
+    affine: str
+    qkv: str | None = None
+    norm: str | None = None
+    extra: dict[str, str] = field(default_factory=dict)
+
+
+_PROJECTIONS = r"attn\.(qkv|q_proj|k_proj|v_proj|proj)|mlp\.(fc1|fc2|fc1_g|fc1_x|w1|w2|w3|w12)"
+_SITES = rf"norm1|norm2|{_PROJECTIONS}"
+_STEM = r"patch_embed\.(proj|norm)"
+
+FAMILIES: dict[str, Family] = {
+    "vit": Family(
+        classes=("VisionTransformer", "VisionTransformerDistilled", "Eva", "Beit"),
+        linear=rf"blocks\.\d+\.({_PROJECTIONS})",
+        qkv=r"blocks\.\d+\.attn\.(qkv|q_proj|k_proj|v_proj)",
+        block=r"blocks\.\d+",
+        affine=rf"{_STEM}|blocks\.\d+\.({_SITES})|norm|fc_norm",
+        norm=r"blocks\.\d+\.(norm1|norm2)|norm|fc_norm",
+    ),
+    "swin": Family(
+        classes=("SwinTransformer", "SwinTransformerV2"),
+        linear=rf"layers\.\d+\.blocks\.\d+\.({_PROJECTIONS})",
+        qkv=r"layers\.\d+\.blocks\.\d+\.attn\.qkv",
+        block=r"layers\.\d+\.blocks\.\d+",
+        affine=rf"{_STEM}|layers\.\d+\.blocks\.\d+\.({_SITES})|layers\.\d+\.downsample\.norm|norm",
+        norm=r"patch_embed\.norm|layers\.\d+\.(blocks\.\d+\.(norm1|norm2)|downsample\.norm)|norm",
+    ),
+    "convnext": Family(
+        classes=("ConvNeXt",),
+        linear=r"stages\.\d+\.blocks\.\d+\.mlp\.(fc1|fc2)",
+        block=r"stages\.\d+\.blocks\.\d+",
+        affine=r"stem\.[01]|stages\.\d+\.(blocks\.\d+\.(conv_dw|norm|mlp\.fc1|mlp\.fc2)|downsample\.[01])",
+        norm=r"stem\.1|stages\.\d+\.(blocks\.\d+\.norm|downsample\.0)|head\.norm",
+    ),
+    "resnet": Family(
+        classes=("ResNet",),
+        linear=r"layer\d+\.\d+\.(conv[123]|downsample\.\d)",
+        block=r"layer\d+\.\d+",
+        affine=r"bn1|layer\d+\.\d+\.(bn[123]|downsample\.\d)",
+        norm=r"bn1|layer\d+\.\d+\.(bn[123]|downsample\.\d)",
+    ),
+}
+
+
+def find_backbone(model: nn.Module) -> tuple[str, nn.Module, Family] | None:
+    """The outermost submodule of a known family: its path (``""`` for the model itself), the module, the family."""
+    for path, module in model.named_modules():
+        names = {cls.__name__ for cls in type(module).__mro__}
+        for family in FAMILIES.values():
+            if names & set(family.classes):
+                return path, module, family
+    return None
+
+
+def default_targets(model: nn.Module, kind: str) -> str:
+    """What ``kind`` (``linear``, ``qkv``, ``block``, ``affine``, ``norm``) means for ``model``.
+
+    A regular expression over module names; for an unknown family it matches all modules of that kind outside the head.
+
+    Raises:
+        ValueError: nothing of that kind can be found; ``target_modules`` has to be given.
+    """
+    found = find_backbone(model)
+    pattern = getattr(found[2], kind, None) if found else None
+    names = _by_type(model, kind)
+    if found and pattern:
+        matching = re.compile((re.escape(f"{found[0]}.") if found[0] else "") + f"({pattern})")
+        chosen = [n for n, m in model.named_modules() if matching.fullmatch(n) and _suits(m, kind)]
+        names = chosen or names
+    if not names:
+        raise ValueError(
+            f"no default {kind} targets are known for {type(model).__name__}: give `target_modules` "
+            f"(families with defaults: {', '.join(FAMILIES)})"
+        )
+    return compress(model, names)
+
+
+def compress(model: nn.Module, names: list[str]) -> str:
+    """A regular expression that matches exactly these modules of ``model``.
+
+    Numbers are left open where that adds nothing. A list would not do: PEFT takes its entries as suffixes, so that
+    ``"norm"`` also means ``patch_embed.norm``.
+    """
+    for form in (lambda name: re.sub(r"\d+", r"\\d+", re.escape(name)), re.escape):
+        pattern = "|".join(dict.fromkeys(form(name) for name in names))
+        if [name for name, _ in model.named_modules() if re.fullmatch(pattern, name)] == names:
+            break
+    return pattern
+
+
+_NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)
+_TYPES: dict[str, tuple[type[nn.Module], ...]] = {
+    "linear": (nn.Linear, nn.modules.conv._ConvNd),
+    "qkv": (nn.Linear,),
+    "affine": (nn.Linear, nn.modules.conv._ConvNd, *_NORMS),
+    "norm": _NORMS,
+}
+
+
+def _suits(module: nn.Module, kind: str) -> bool:
+    """Whether a module that a pattern names is of the kind: placeholders (`nn.Identity`) and poolings are not."""
+    return isinstance(module, _TYPES[kind]) if kind in _TYPES else any(True for _ in module.parameters())
+
+
+def _by_type(model: nn.Module, kind: str) -> list[str]:
+    if kind not in _TYPES:
+        return []
+    kinds = (nn.Linear,) if kind == "linear" else _TYPES[kind]
+    heads = tuple(f"{head}." for head in head_names(model))
+    return [n for n, m in model.named_modules() if isinstance(m, kinds) and not f"{n}.".startswith(heads)]
+
+
+def head_names(model: nn.Module) -> list[str]:
+    """The classifier modules that have parameters, as the model's own ``pretrained_cfg`` names them."""
+    names = []
+    for path, module in model.named_modules():
+        cfg: Any = getattr(module, "pretrained_cfg", None) or getattr(module, "default_cfg", None)
+        classifier = cfg.get("classifier") if isinstance(cfg, dict) else getattr(cfg, "classifier", None)
+        for name in (classifier,) if isinstance(classifier, str) else classifier or ():
+            full = f"{path}.{name}" if path else name
+            try:
+                head = model.get_submodule(full)
+            except AttributeError:
+                continue
+            if any(True for _ in head.parameters()):
+                names.append(full)
+        if names:
+            break
+    return names
+
+
+def reads_own_weight(model: nn.Module, key: str) -> bool:
+    """Whether the module is a fused projection whose weight its attention module reads itself, adding own biases."""
+    path, _, leaf = key.rpartition(".")
+    owner = model.get_submodule(path) if path else model
+    return leaf == "qkv" and getattr(owner, "q_bias", None) is not None
+
+
+def raw_parameters(model: nn.Module, covered: Iterable[str]) -> list[str]:
+    """Names of the parameters that belong to none of the modules named in ``covered``."""
+    prefixes = tuple(f"{name}." for name in covered)
+    return [name for name, _ in model.named_parameters() if not name.startswith(prefixes)]
+
+
+def model_name(model: nn.Module) -> str | None:
+    """The name a model was created under, where it tells (timm's ``architecture.tag``)."""
+    found = find_backbone(model)
+    cfg: Any = getattr(found[1] if found else model, "pretrained_cfg", None)
+    if cfg is None:
+        return getattr(model, "name_or_path", None)
+    architecture = cfg.get("architecture") if isinstance(cfg, dict) else getattr(cfg, "architecture", None)
+    tag = cfg.get("tag") if isinstance(cfg, dict) else getattr(cfg, "tag", None)
+    return f"{architecture}.{tag}" if architecture and tag else architecture

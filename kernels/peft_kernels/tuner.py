@@ -1,0 +1,298 @@
+"""The bridge to PEFT: one base tuner under every method, and the registration of a method with PEFT.
+
+PEFT attaches, names, switches, saves and loads. A method supplies `make_adapter`; this tuner resolves what to adapt for
+the model's architecture, checks all of it before anything is changed, and undoes a change that fails half-way.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any, ClassVar
+
+import torch
+from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer, _ExcludedModule, check_target_module_exists
+from peft.utils.constants import DUMMY_TARGET_MODULES
+from peft.utils.integrations import init_empty_weights
+from peft.utils.other import AuxiliaryTrainingWrapper
+from torch import nn
+
+from peft_kernels import slices, targets
+from peft_kernels.config import MethodConfig, nearest
+from peft_kernels.feature import FeatureLayer
+from peft_kernels.layer import AdapterLayer
+from peft_kernels.reparam import ReparamLayer, TrainedTensors
+from peft_kernels.tensors import CHILD, OwnedTensors
+
+
+class AdapterTuner(BaseTuner):
+    """Base of all tuners.
+
+    Attributes:
+        prefix: unique prefix of the method's state.
+        layer_cls: the layer that wraps a target: `ReparamLayer`, `FeatureLayer` or a subclass.
+        target_kind: which default targets of `targets.default_targets` the method takes.
+    """
+
+    prefix: str = ""
+    tuner_layer_cls = (AdapterLayer, OwnedTensors)  # type: ignore[assignment]
+    layer_cls: ClassVar[type[AdapterLayer]] = ReparamLayer
+    target_kind: ClassVar[str] = "linear"
+
+    # --- what a method supplies ------------------------------------------------------------------------------------
+    def make_adapter(self, config: Any, key: str, base: nn.Module, rows: slices.Rows | None) -> nn.Module:
+        """The new adapter for the module ``base`` called ``key``; ``rows`` are the chosen row blocks, if any."""
+        raise NotImplementedError
+
+    def check_target(self, config: Any, key: str, base: nn.Module) -> None:
+        """Raise (TypeError, ValueError) if the method cannot adapt the module; called before anything is changed."""
+
+    def default_targets(self, config: Any, model: nn.Module) -> list[str] | str:
+        """Names or a regular expression of the modules the method adapts when the user names none."""
+        return targets.default_targets(model, self.target_kind)
+
+    def default_modules_to_save(self, config: Any, model: nn.Module) -> list[str]:
+        """What is trained in full when the user names nothing: the classifier."""
+        return targets.head_names(model)
+
+    def extra_tensors(self, config: Any, model: nn.Module) -> list[str]:
+        """Modules and raw parameters that belong to the method itself, beside what the user asks to save."""
+        return []
+
+    def layer_class(self, config: Any, base: nn.Module) -> type[AdapterLayer]:
+        """The layer class for one target."""
+        return self.layer_cls
+
+    def wrap(self, config: Any, key: str, base: nn.Module) -> AdapterLayer:
+        """The new layer around one target."""
+        return self.layer_class(config, base)(base, self.prefix)
+
+    # --- resolving and checking ------------------------------------------------------------------------------------
+    def _prepare_adapter_config(self, peft_config: Any, model_config: dict) -> Any:
+        name = next(n for n, c in self.peft_config.items() if c is peft_config)
+        config: Any = copy.copy(peft_config)  # the user's object can configure another model next
+        if config.target_modules is None:
+            config.target_modules = self.default_targets(config, self.model)
+        if config.modules_to_save is None:
+            config.modules_to_save = self.default_modules_to_save(config, self.model)
+        if config.base_model_name_or_path is None:
+            config.base_model_name_or_path = targets.model_name(self.model)
+        config.modules_to_save = list(dict.fromkeys([*config.modules_to_save, *self.extra_tensors(config, self.model)]))
+        self._raw_tensors(config)
+        self._check_targets(config)
+        self.peft_config[name] = config
+        return config
+
+    def _raw_tensors(self, config: MethodConfig) -> list[str]:
+        """The entries of ``modules_to_save`` that are raw parameters; an entry that is nothing raises."""
+        modules = [name for name, _ in self.model.named_modules(remove_duplicate=False)]
+        raw = []
+        for wanted in config.modules_to_save or []:
+            if any(name.endswith(wanted) for name in modules if name):  # PEFT's own rule
+                continue
+            path, _, leaf = wanted.rpartition(".")
+            owner = _submodule(self.model, path)
+            if owner is None or owner._parameters.get(leaf) is None:
+                known = modules + [name for name, _ in self.model.named_parameters()]
+                raise ValueError(
+                    f"`modules_to_save` names {wanted!r}, which is neither a module nor a parameter of "
+                    f"{type(self.model).__name__}{nearest(wanted, known)}"
+                )
+            raw.append(wanted)
+        return raw
+
+    def _targets(self, config: MethodConfig) -> Iterator[tuple[str, nn.Module]]:
+        inside: list[str] = []
+        for key, module in self.model.named_modules():
+            if not key or any(key.startswith(f"{outer}.") for outer in inside):
+                continue
+            if isinstance(module, (AdapterLayer, OwnedTensors)):
+                inside.append(key)
+            found = self._check_target_module_exists(config, key)
+            if found and not isinstance(found, _ExcludedModule):
+                yield key, module
+
+    def _check_targets(self, config: MethodConfig) -> None:
+        if config.target_modules == DUMMY_TARGET_MODULES:
+            return
+        for key, module in self._targets(config):
+            carried = [m for m in module.modules() if isinstance(m, BaseTunerLayer)]
+            foreign = [m for m in carried if self._attribute not in m.adapter_layer_names]
+            if foreign:
+                other = type(foreign[0])
+                raise ValueError(
+                    f"{key!r} already carries an adapter of another method ({other.__module__}.{other.__name__}); "
+                    f"{type(config).__name__} cannot be put on top of it: merge or unload that adapter first"
+                )
+            base = module.base_layer if isinstance(module, AdapterLayer) else module
+            self.check_target(config, key, base)
+            slices.rows_of(config, key, base)
+
+    @property
+    def _attribute(self) -> str:
+        return f"{self.prefix}adapter"
+
+    @staticmethod
+    def _check_target_module_exists(peft_config: Any, key: str) -> Any:
+        if isinstance(peft_config.target_modules, list) and any("[" in t for t in peft_config.target_modules):
+            peft_config = copy.copy(peft_config)
+            peft_config.target_modules = [slices.bare(t) for t in peft_config.target_modules]
+        if key.rpartition(".")[2] == CHILD or f".{CHILD}." in f".{key}.":
+            return False
+        return check_target_module_exists(peft_config, key)
+
+    # --- attaching -------------------------------------------------------------------------------------------------
+    def inject_adapter(
+        self,
+        model: nn.Module,
+        adapter_name: str,
+        autocast_adapter_dtype: bool = True,
+        low_cpu_mem_usage: bool = False,
+        state_dict: dict[str, torch.Tensor] | None = None,
+    ) -> None:
+        with self._all_or_nothing(adapter_name):
+            super().inject_adapter(
+                model,
+                adapter_name,
+                autocast_adapter_dtype=autocast_adapter_dtype,
+                low_cpu_mem_usage=low_cpu_mem_usage,
+                state_dict=state_dict,
+            )
+            config: Any = self.peft_config[adapter_name]
+            for path, names in self._grouped(self._raw_tensors(config)):
+                owner = self.model.get_submodule(path) if path else self.model
+                with init_empty_weights() if low_cpu_mem_usage else nullcontext():
+                    copies = TrainedTensors(owner, names, config.init_weights)
+                child = owner._modules.get(CHILD)
+                layer = child if isinstance(child, OwnedTensors) else OwnedTensors(owner, self.prefix)
+                active = [a for a in self.active_adapters if a in layer.adapters or a == adapter_name]
+                layer.add_adapter(adapter_name, copies, active, inference_mode=config.inference_mode)
+                for name in names:
+                    parameter = owner._parameters[name]  # by attribute one would get the trained copy
+                    assert parameter is not None
+                    parameter.requires_grad_(False)
+
+    @staticmethod
+    def _grouped(names: list[str]) -> list[tuple[str, list[str]]]:
+        groups: dict[str, list[str]] = {}
+        for name in names:
+            path, _, leaf = name.rpartition(".")
+            groups.setdefault(path, []).append(leaf)
+        return list(groups.items())
+
+    @contextmanager
+    def _all_or_nothing(self, adapter_name: str) -> Iterator[None]:
+        self._replaced: list[tuple[nn.Module, str, nn.Module]] = []
+        flags = [(parameter, parameter.requires_grad) for parameter in self.model.parameters()]
+        try:
+            yield
+        except BaseException:
+            for parent, name, child in reversed(self._replaced):
+                layer = parent._modules[name]
+                if isinstance(layer, AdapterLayer):
+                    layer.detach()
+                parent._modules[name] = child
+            for module in list(self.model.modules()):
+                if isinstance(module, (AdapterLayer, OwnedTensors)) and adapter_name in module.adapters:
+                    with warnings.catch_warnings():
+                        warnings.simplefilter("ignore")
+                        module.delete_adapter(adapter_name)
+            for parameter, flag in flags:
+                parameter.requires_grad_(flag)
+            self.peft_config.pop(adapter_name, None)
+            raise
+        finally:
+            del self._replaced
+
+    def _create_and_replace(
+        self,
+        peft_config: Any,
+        adapter_name: str,
+        target: nn.Module,
+        target_name: str,
+        parent: nn.Module,
+        current_key: str,
+        parameter_name: str | None = None,
+    ) -> None:
+        layer = target if isinstance(target, AdapterLayer) else self.wrap(peft_config, current_key, target)
+        base = layer.base_layer
+        adapter = self.make_adapter(peft_config, current_key, base, slices.rows_of(peft_config, current_key, base))
+        self._warn_if_larger(peft_config, current_key, adapter, base)
+        active = self.active_adapters
+        layer.add_adapter(adapter_name, adapter, active, inference_mode=peft_config.inference_mode)
+        if layer is not target:
+            layer.train(target.training)
+            self._replace_module(parent, target_name, layer, target)
+
+    @staticmethod
+    def _warn_if_larger(config: Any, key: str, adapter: nn.Module, base: nn.Module) -> None:
+        size = sum(parameter.numel() for parameter in adapter.parameters())
+        whole = sum(parameter.numel() for parameter in base.parameters())
+        if 0 < whole < size and not isinstance(adapter, TrainedTensors):
+            warnings.warn(
+                f"the {type(config).__name__} adapter of {key!r} has {size:,} parameters, more than the {whole:,} of "
+                "the module it adapts: a smaller rank, or full fine-tuning of this module, does more with less",
+                stacklevel=2,
+            )
+
+    def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
+        if hasattr(self, "_replaced"):
+            self._replaced.append((parent, child_name, child))
+        setattr(parent, child_name, new_module)
+
+    def train(self, mode: bool = True) -> AdapterTuner:
+        """Training mode for the model, but frozen batch norms keep their statistics: they belong to the base model."""
+        super().train(mode)
+        trained: set[nn.Module] = set()
+        for module in self.modules():
+            if isinstance(module, AuxiliaryTrainingWrapper):
+                trained.update(module.modules())
+            elif isinstance(module, nn.modules.batchnorm._BatchNorm) and module not in trained:
+                module.eval()
+        return self
+
+    # --- merging and unloading -------------------------------------------------------------------------------------
+    def _check_merge_allowed(self) -> None:
+        for module in self.model.modules():
+            if isinstance(module, FeatureLayer) and module.adapters:
+                module.merge()  # refuses, with the reason, before anything is merged
+
+    def _unload_and_optionally_merge(
+        self,
+        merge: bool = True,
+        progressbar: bool = False,
+        safe_merge: bool = False,
+        adapter_names: list[str] | None = None,
+    ) -> Any:
+        if merge:
+            self._check_merge_allowed()
+        for module in list(self.model.modules()):
+            if isinstance(module, OwnedTensors):
+                if merge:
+                    module.merge(safe_merge=safe_merge, adapter_names=adapter_names)
+                module.detach()
+        return super()._unload_and_optionally_merge(merge, progressbar, safe_merge, adapter_names)
+
+    # --- names in saved files --------------------------------------------------------------------------------------
+    @classmethod
+    def _remove_adapter_name_from_key(cls, key: str, adapter_name: str) -> str:
+        attribute = f".{cls.prefix}adapter."
+        named = f"{attribute}{adapter_name}."
+        if named in f".{key}":
+            return f".{key}".replace(named, attribute, 1)[1:]
+        return super()._remove_adapter_name_from_key(key, adapter_name)
+
+    def _cast_adapter_dtype(self, adapter_name: str, autocast_adapter_dtype: bool = True) -> None:
+        super()._cast_adapter_dtype(adapter_name, autocast_adapter_dtype)
+        for module in self.model.modules():
+            if isinstance(module, OwnedTensors):
+                module.refresh()
+
+
+def _submodule(model: nn.Module, path: str) -> nn.Module | None:
+    try:
+        return model.get_submodule(path) if path else model
+    except AttributeError:
+        return None
