@@ -5,9 +5,11 @@ A configuration is plain data: it is saved as JSON beside the adapter and read b
 
 from __future__ import annotations
 
+import copy
 import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 from peft import PeftConfig
 
@@ -54,6 +56,25 @@ class MethodConfig(PeftConfig):
                 "`layers_to_transform` needs `target_modules` as a list of names; "
                 f"found the regular expression {self.target_modules!r}"
             )
+
+    @property
+    def resolved(self) -> bool:
+        """Whether fields have been filled in for a model."""
+        return "_before" in self.__dict__
+
+    def remember_defaults(self, found: dict[str, Any]) -> None:
+        """Set the fields in ``found``, which were resolved for one model."""
+        self._before = {name: (getattr(self, name), value) for name, value in found.items()}
+        for name, value in found.items():
+            setattr(self, name, value)
+
+    def unresolved_copy(self) -> MethodConfig:
+        """A copy with the fields that a model resolved, and nobody has changed since, as the user gave them."""
+        new = copy.copy(self)
+        for name, (before, resolved) in new.__dict__.pop("_before", {}).items():
+            if getattr(new, name) == resolved:
+                setattr(new, name, before)
+        return new
 
 
 def require(condition: bool, owner: object, name: str, expected: str) -> None:

@@ -71,18 +71,23 @@ class AdapterTuner(BaseTuner):
 
     # --- resolving and checking ------------------------------------------------------------------------------------
     def _prepare_adapter_config(self, peft_config: Any, model_config: dict) -> Any:
-        name = next(n for n, c in self.peft_config.items() if c is peft_config)
-        config: Any = copy.copy(peft_config)  # the user's object can configure another model next
+        config = peft_config
+        if config.resolved:  # in use on another model (or adapter): that one keeps its object
+            name = next(n for n, c in self.peft_config.items() if c is config)
+            config = self.peft_config[name] = config.unresolved_copy()
+        found = {}
         if config.target_modules is None:
-            config.target_modules = self.default_targets(config, self.model)
-        if config.modules_to_save is None:
-            config.modules_to_save = self.default_modules_to_save(config, self.model)
+            found["target_modules"] = self.default_targets(config, self.model)
+        wanted = config.modules_to_save
+        wanted = self.default_modules_to_save(config, self.model) if wanted is None else wanted
+        wanted = list(dict.fromkeys([*wanted, *self.extra_tensors(config, self.model)]))
+        if wanted != config.modules_to_save:
+            found["modules_to_save"] = wanted
         if config.base_model_name_or_path is None:
-            config.base_model_name_or_path = targets.model_name(self.model)
-        config.modules_to_save = list(dict.fromkeys([*config.modules_to_save, *self.extra_tensors(config, self.model)]))
+            found["base_model_name_or_path"] = targets.model_name(self.model)
+        config.remember_defaults(found)
         self._raw_tensors(config)
         self._check_targets(config)
-        self.peft_config[name] = config
         return config
 
     def _raw_tensors(self, config: MethodConfig) -> list[str]:

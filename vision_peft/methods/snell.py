@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -91,7 +91,7 @@ class Points(nn.Module):
         if config.init == "identity" and config.init_weights:
             A, B = self.start_points()
             scalars = None if self.scalars is None else self.scalars.new_tensor(_START[config.kernel])
-            made.append(DeltaSlice(A, B, DeltaSpec(**{**spec.__dict__, "scale": -scale}), scalars))
+            made.append(DeltaSlice(A, B, replace(spec, scale=-scale), scalars))
         return made
 
     def forward(self, rows: Tensor) -> Tensor:
