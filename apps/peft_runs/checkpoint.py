@@ -10,7 +10,7 @@ There are no generator states: each step seeds the generators from (seed, step, 
 
 import json
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +27,19 @@ FORMAT = 1
 
 @dataclass
 class State:
-    """Where a run stands: `step` optimiser steps are done."""
+    """Where a run stands.
+
+    Attributes:
+        step: optimiser steps done.
+        metrics_bytes: length of metrics.jsonl at this step.
+        scaler: float16's loss scale.
+        peak_bytes: the measured peak of a step above the loaded model.
+    """
 
     step: int = 0
     metrics_bytes: int = 0
     scaler: dict[str, Any] | None = None
-    memory: dict[str, Any] = field(default_factory=dict)
+    peak_bytes: int | None = None
 
 
 def changing_tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -67,11 +74,15 @@ def save_checkpoint(folder: Path, state: State, model: nn.Module, optimizer: tor
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
-    """The newest whole checkpoint; leftovers of an interrupted write are removed."""
-    for leftover in folder.glob(ASIDE + "*"):
-        shutil.rmtree(leftover, ignore_errors=True)
+    """The newest whole checkpoint."""
     found = sorted(path for path in folder.glob("step-*") if (path / "state.json").is_file())
     return found[-1] if found else None
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Remove what an interrupted write has left."""
+    for leftover in folder.glob(ASIDE + "*"):
+        shutil.rmtree(leftover, ignore_errors=True)
 
 
 def load_checkpoint(checkpoint: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> State:
@@ -110,5 +121,4 @@ def load_checkpoint(checkpoint: Path, model: nn.Module, optimizer: torch.optim.O
         for group, current in zip(record["optimizer"]["groups"], optimizer.state_dict()["param_groups"], strict=True)
     ]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
-    names = ("step", "metrics_bytes", "scaler", "memory")
-    return State(**{name: record[name] for name in names})
+    return State(**{entry.name: record[entry.name] for entry in fields(State)})

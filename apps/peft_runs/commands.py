@@ -1,24 +1,70 @@
-"""The commands. `vision-peft COMMAND --help` explains each."""
+"""The commands: what each is called, and what a person is told when one fails."""
 
+import errno
+import os
 import sys
 from collections.abc import Callable
+from importlib import import_module
 
-from peft_runs.errors import RunError, UsageError, unknown
+from peft_runs.families import VISION, Family
+
+# Command -> one line of help; the command is the function `run(family, words)` of `peft_runs.command_<name>`.
+COMMANDS = {
+    "train": "carry out a recipe, or go on with a run that was stopped",
+    "evaluate": "judge a finished run again, or a recipe's model as it is",
+    "methods": "list the methods, or all settings of one",
+}
 
 
-def vision(arguments: list[str] | None = None) -> None:
+def vision() -> None:
     """Entry point of `vision-peft`."""
-    from peft_runs.command_train import train_command
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler's library reports its own start on stderr
+    # Threads that wait in a loop slow a step down many times as soon as another process wants the same cores.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    sys.exit(main(VISION, sys.argv[1:]))
 
-    commands: dict[str, Callable[[list[str]], None]] = {"train": train_command}
-    words = sys.argv[1:] if arguments is None else arguments
+
+def main(family: Family, words: list[str]) -> int:
+    """Carry out one command line; the exit code: 0 done, 1 failed, 2 not understood, 130 interrupted."""
+    from peft_runs.errors import sentence, unknown
+
     try:
-        if words[0] not in commands:
-            raise unknown("command", words[0], commands)
-        commands[words[0]](words[1:])
-    except UsageError as error:
-        print(f"vision-peft: {error}", file=sys.stderr)
-        sys.exit(2)
-    except RunError as error:
-        print(f"vision-peft: {error}", file=sys.stderr)
-        sys.exit(1)
+        if not words or words[0] in ("-h", "--help"):
+            print(overview(family))
+            return 0 if words else 2
+        if words[0] not in COMMANDS:
+            raise unknown("command", words[0], COMMANDS)
+        command: Callable[[Family, list[str]], None] = import_module(f"peft_runs.command_{words[0]}").run
+        command(family, words[1:])
+    except KeyboardInterrupt:
+        return tell(family, "interrupted; a run goes on from its last checkpoint with --resume", 130)
+    except Exception as error:
+        if no_space(error):
+            return tell(
+                family, "no space is left on the disk: nothing half-written was kept; free some, then --resume", 1
+            )
+        if hasattr(error, "exit_code"):
+            return tell(family, sentence(error), error.exit_code)  # type: ignore[attr-defined]
+        raise
+    return 0
+
+
+def overview(family: Family) -> str:
+    """The list of commands."""
+    width = max(map(len, COMMANDS))
+    lines = [f"usage: {family.program} COMMAND [--help] ...", ""]
+    return "\n".join([*lines, *(f"  {name:<{width}}  {text}" for name, text in COMMANDS.items())])
+
+
+def tell(family: Family, message: str, code: int) -> int:
+    """Say it on the error stream; of several processes that were asked the same wrong thing only the first does."""
+    if code != 2 or os.environ.get("RANK", "0") == "0":
+        print(f"{family.program}: {message}", file=sys.stderr)
+    return code
+
+
+def no_space(error: BaseException) -> bool:
+    """Whether the disk is full: as Python says it, or as safetensors does."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    return type(error).__name__ == "SafetensorError" and f"os error {errno.ENOSPC}" in str(error)

@@ -1,21 +1,35 @@
-"""What a person is told when something cannot be done: one sentence, and the nearest thing that can be."""
+"""What a person is told when something cannot be done: one sentence, and the nearest thing that can be.
+
+An exception with an `exit_code` is meant for the person who typed the command; the families' own have one, too.
+"""
 
 from collections.abc import Iterable
-from difflib import get_close_matches
+
+from peft_kernels.config import nearest
 
 
 class UsageError(Exception):
-    """The command or recipe asks for something that does not exist: exit code 2."""
+    """The command or recipe asks for something that does not exist."""
+
+    exit_code = 2
 
 
 class RunError(Exception):
-    """The run was understood and could not be finished: exit code 1."""
+    """The run was understood and could not be finished."""
+
+    exit_code = 1
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> UsageError:
-    """`unknown recipe 'digit_snell': the nearest is 'digits_snell'` – or the whole list where nothing is near."""
+    """`unknown recipe 'digit_snell' (did you mean 'digits_snell'?)`, or the known names where none is near."""
     names = sorted(known)
-    near = get_close_matches(name, names, n=1, cutoff=0.5)
-    if near:
-        return UsageError(f"unknown {what} {name!r}: the nearest is {near[0]!r}")
-    return UsageError(f"unknown {what} {name!r}: known are {', '.join(names) if names else 'none'}")
+    hint = nearest(name, names) or f": known are {', '.join(names) or 'none'}"
+    return UsageError(f"unknown {what} {name!r}{hint}")
+
+
+def sentence(error: BaseException) -> str:
+    """The message alone, where a data worker has wrapped it into its traceback."""
+    text = str(error).strip()
+    if "Original Traceback" in text:
+        text = text.splitlines()[-1].partition(": ")[2]
+    return text

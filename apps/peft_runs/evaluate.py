@@ -9,7 +9,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from peft_runs.order import TestOrder
 from peft_runs.progress import RunProgress
+from peft_runs.recipe import RunSpec
 from peft_runs.task import Task
+
+BATCH_SIZE = 256
 
 
 def to_device(batch: dict[str, Any], accelerator: Accelerator, channels_last: bool) -> dict[str, Any]:
@@ -27,20 +30,18 @@ def evaluate(
     data: Dataset,
     accelerator: Accelerator,
     progress: RunProgress,
-    batch_size: int = 256,
-    workers: int = 0,
-    channels_last: bool = False,
+    run: RunSpec,
 ) -> dict[str, float]:
     """The task's figures for `model`, which is left in the mode it was in."""
     was_training = model.training
     model.eval()
-    order = TestOrder(len(data), batch_size, accelerator.process_index, accelerator.num_processes)  # type: ignore[arg-type]
-    loader = DataLoader(data, batch_sampler=order, num_workers=workers)
+    order = TestOrder(len(data), BATCH_SIZE, accelerator.process_index, accelerator.num_processes)  # type: ignore[arg-type]
+    loader = DataLoader(data, batch_sampler=order, num_workers=run.workers)
 
     def batches():
         for done, batch in enumerate(loader):
             progress.show("evaluate", done, len(order))
-            yield to_device(batch, accelerator, channels_last)
+            yield to_device(batch, accelerator, run.channels_last)
 
     with torch.no_grad(), accelerator.autocast():
         sums = task.evaluate(model, batches())

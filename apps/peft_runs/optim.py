@@ -29,7 +29,7 @@ def build_optimizer(model: nn.Module, base: nn.Module, spec: OptimSpec) -> torch
 
 
 def build_schedule(optimizer: torch.optim.Optimizer, spec: OptimSpec, steps: int, per_epoch: int) -> CosineLRScheduler:
-    """Linear warm-up, then a cosine down to `min_lr` at the last step; call `step_update(step)` with step = 1, 2, ..."""
+    """Linear warm-up, then a cosine down to `min_lr` at the last step; call `step_update` with 1, 2, ..."""
     warmup = min(round(spec.warmup_epochs * per_epoch), steps - 1)
     return CosineLRScheduler(
         optimizer,

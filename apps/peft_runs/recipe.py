@@ -4,6 +4,12 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 
+def require(holds: bool, name: str, found: Any, expected: str) -> None:
+    """Raise a ValueError that names the field, what it holds and what it should."""
+    if not holds:
+        raise ValueError(f"{name} must be {expected}, found {found!r}")
+
+
 @dataclass(frozen=True)
 class OptimSpec:
     """AdamW with a cosine schedule.
@@ -27,6 +33,16 @@ class OptimSpec:
     batch_size: int = 64
     warmup_epochs: float = 1.0
     clip_grad: float | None = 1.0
+
+    def __post_init__(self) -> None:
+        require(self.lr > 0, "optim.lr", self.lr, "above 0")
+        require(0 <= self.min_lr <= self.lr, "optim.min_lr", self.min_lr, "between 0 and optim.lr")
+        require(self.weight_decay >= 0, "optim.weight_decay", self.weight_decay, "at least 0")
+        require(0 <= self.beta1 < 1, "optim.beta1", self.beta1, "in [0, 1)")
+        require(0 <= self.beta2 < 1, "optim.beta2", self.beta2, "in [0, 1)")
+        require(self.batch_size >= 1, "optim.batch_size", self.batch_size, "at least 1")
+        require(self.warmup_epochs >= 0, "optim.warmup_epochs", self.warmup_epochs, "at least 0")
+        require(self.clip_grad is None or self.clip_grad > 0, "optim.clip_grad", self.clip_grad, "above 0 or null")
 
 
 @dataclass(frozen=True)
@@ -61,6 +77,16 @@ class RunSpec:
     channels_last: bool = False
     tracker: str | None = None
 
+    def __post_init__(self) -> None:
+        require(self.epochs >= 1, "run.epochs", self.epochs, "at least 1")
+        require(self.seed >= 0, "run.seed", self.seed, "at least 0")
+        require(self.accumulate >= 1, "run.accumulate", self.accumulate, "at least 1")
+        require(self.workers >= 0, "run.workers", self.workers, "at least 0")
+        require(self.evaluate_epochs >= 1, "run.evaluate_epochs", self.evaluate_epochs, "at least 1")
+        for name in ("checkpoint_steps", "threads"):
+            value = getattr(self, name)
+            require(value is None or value >= 1, f"run.{name}", value, "at least 1 or null")
+
 
 @dataclass(frozen=True)
 class MethodSpec:
@@ -83,8 +109,11 @@ class Recipe:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data, as it stands in the recipe's file."""
-        method = {"name": self.method.name, **self.method.fields}
-        sections = {name: asdict(getattr(self, name)) for name in ("model", "data", "optim", "run")}
-        return {"task": self.task, "model": sections["model"], "data": sections["data"], "method": method} | {
-            name: sections[name] for name in ("optim", "run")
+        return {
+            "task": self.task,
+            "model": asdict(self.model),
+            "data": asdict(self.data),
+            "method": {"name": self.method.name, **self.method.fields},
+            "optim": asdict(self.optim),
+            "run": asdict(self.run),
         }

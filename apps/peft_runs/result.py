@@ -1,6 +1,6 @@
 """What a finished run leaves: the adapter (or the model), and `result.json`."""
 
-from pathlib import Path
+from statistics import mean, median
 from typing import Any
 
 from safetensors.torch import save_file
@@ -9,24 +9,25 @@ from torch import nn
 from peft_runs.durable import whole_folder, write_json
 from peft_runs.metrics import read_metrics
 from peft_runs.recipe import Recipe
+from peft_runs.run_folder import RunFolder
 
 
-def write_result(folder: Path, recipe: Recipe, model: nn.Module, result: dict[str, Any]) -> dict[str, Any]:
+def write_result(folder: RunFolder, recipe: Recipe, model: nn.Module, result: dict[str, Any]) -> dict[str, Any]:
     """Save what was trained, complete the result with step times and sizes, and write `result.json` last."""
-    with whole_folder(folder / "adapter") as aside:
+    with whole_folder(folder.adapter) as aside:
         if recipe.method.name is None:
             tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
             save_file(tensors, aside / "model.safetensors", {"format": "pt", "architecture": recipe.model.name})
         else:
-            model.save_pretrained(aside)  # type: ignore[operator]
-    files = [path for path in (folder / "adapter").rglob("*.safetensors")]
-    seconds = sorted(line["seconds"] for line in read_metrics(folder / "metrics.jsonl") if line["kind"] == "step")
+            # Without the flag PEFT asks the hub for the base model's vocabulary.
+            model.save_pretrained(aside, save_embedding_layers=False)  # type: ignore[operator]
+    seconds = [line["seconds"] for line in read_metrics(folder.metrics) if "seconds" in line]
     result = {
         "method": recipe.method.name,
         **result,
-        "step_seconds_mean": sum(seconds) / len(seconds),
-        "step_seconds_median": seconds[len(seconds) // 2],
-        "adapter_bytes": sum(path.stat().st_size for path in files),
+        "step_seconds_mean": mean(seconds) if seconds else None,
+        "step_seconds_median": median(seconds) if seconds else None,
+        "adapter_bytes": sum(path.stat().st_size for path in folder.adapter.rglob("*.safetensors")),
     }
-    write_json(folder / "result.json", result)
+    write_json(folder.result, result)
     return result

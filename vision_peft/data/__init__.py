@@ -1,6 +1,7 @@
 """Labelled pictures: the embedded digits, folders and zips of pictures, and timm's dataset names."""
 
+from vision_peft.data.errors import DataError, UnknownNameError
 from vision_peft.data.open import open_split
-from vision_peft.data.pictures import DataError, Pictures
+from vision_peft.data.pictures import Pictures
 
-__all__ = ["DataError", "Pictures", "open_split"]
+__all__ = ["DataError", "Pictures", "UnknownNameError", "open_split"]

@@ -1,13 +1,13 @@
 """From the data's name in a recipe to its pictures."""
 
-from difflib import get_close_matches
 from pathlib import Path
 
 import numpy as np
 
 from vision_peft.data.digits import Digits
+from vision_peft.data.errors import DataError, UnknownNameError, unknown
 from vision_peft.data.folder import open_folder
-from vision_peft.data.pictures import DataError, Pictures, Subset
+from vision_peft.data.pictures import Pictures, Subset
 from vision_peft.data.timm_names import TimmPictures, timm_schemes
 
 EMBEDDED = ("digits", "folder")
@@ -20,7 +20,7 @@ def open_split(
 
     Args:
         name: `digits` (embedded), `folder` (a folder or zip at `root`) or a name of timm's dataset factory
-            (`torch/cifar10`, `hfds/...`, `hfids/...`, `tfds/...`, `wds/...`).
+            (`torch/cifar10`, `hfds/<dataset on the hub>`).
         root: where the data lie; for timm's names also where they are kept after a download.
         split: the part's name.
         classes: the class names in order, where another part has already fixed them.
@@ -33,25 +33,26 @@ def open_split(
         pictures: Pictures = Digits(split)
     elif name == "folder":
         if root is None:
-            raise DataError("the data are a folder, but no folder is given: add --data.root FOLDER_OR_ZIP")
+            raise UnknownNameError("the data are a folder, but no folder is given: add --data.root FOLDER_OR_ZIP")
         pictures = open_folder(root, split, classes)
     elif "/" in name and name.partition("/")[0] in timm_schemes():
         pictures = TimmPictures(name, root, split)
     else:
-        known = [*EMBEDDED, *(f"{scheme}/..." for scheme in timm_schemes())]
-        near = get_close_matches(name, known, n=1, cutoff=0.5)
-        hint = f"the nearest is {near[0]!r}" if near else f"known are {', '.join(known)}"
-        raise DataError(f"unknown data {name!r}: {hint}")
+        raise unknown("data", name, [*EMBEDDED, *(f"{scheme}/..." for scheme in timm_schemes())])
     return pictures if size is None else few(pictures, size, seed)
 
 
 def few(pictures: Pictures, size: int, seed: int) -> Pictures:
     """`size` pictures in the classes' shares, the same for the same seed."""
     count = len(pictures.labels)
-    if size > count:
-        raise DataError(f"{size} pictures are asked for, but the part has only {count}")
     if size == count:
         return pictures
+    classes = len(pictures.classes)
+    if not classes <= size <= count - classes:
+        raise DataError(
+            f"data.train_size {size} does not fit: choose {classes} (one of each class) to {count - classes} "
+            f"of the {count} pictures, or null for all"
+        )
     from sklearn.model_selection import train_test_split
 
     chosen, _ = train_test_split(np.arange(count), train_size=size, random_state=seed, stratify=pictures.labels)

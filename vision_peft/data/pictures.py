@@ -12,10 +12,6 @@ from torch.utils.data import Dataset
 Key = tuple[int, int]
 
 
-class DataError(ValueError):
-    """The data are not there or not readable; the message names the file or the nearest name."""
-
-
 class Pictures(Protocol):
     """Labelled RGB pictures, by position."""
 
@@ -44,24 +40,24 @@ class Subset:
 
 
 class Decoded:
-    """Pictures decoded once, shrunk to at most what the model sees, kept as bytes: 50,000 of 32×32 are 154 MB."""
+    """Pictures decoded once and kept as bytes, as many as `memory` bytes hold: 50,000 of 32×32 are 154 MB."""
 
-    def __init__(self, pictures: Pictures, largest_side: int, told: Callable[[int, int], None] | None = None):
+    def __init__(self, pictures: Pictures, told: Callable[[int, int], None] | None = None, memory: int = 2**30):
+        self.pictures = pictures
         self.classes = pictures.classes
         self.labels = pictures.labels
         self.arrays: list[np.ndarray] = []
         for index in range(len(self.labels)):
-            picture = pictures.picture(index)
-            shrink = largest_side / min(picture.size)
-            if shrink < 1:
-                size = (max(round(picture.width * shrink), 1), max(round(picture.height * shrink), 1))
-                picture = picture.resize(size, Image.Resampling.BICUBIC)
-            self.arrays.append(np.asarray(picture))
+            array = np.asarray(pictures.picture(index))
+            memory -= array.nbytes
+            if memory < 0:
+                break
+            self.arrays.append(array)
             if told is not None:
                 told(index + 1, len(self.labels))
 
     def picture(self, index: int) -> Image.Image:
-        return Image.fromarray(self.arrays[index])
+        return Image.fromarray(self.arrays[index]) if index < len(self.arrays) else self.pictures.picture(index)
 
 
 class Prepared(Dataset):

@@ -1,4 +1,4 @@
-"""From a picture to what the model takes: the model's own size, interpolation, mean and deviation; training varies it."""
+"""From a picture to what the model takes: its own size, interpolation, mean and deviation; training varies it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -39,12 +39,12 @@ def training_transform(model_data: dict[str, Any], variation: Variation) -> Call
     """Random pictures from torchvision's transforms, drawing from torch's global generator alone."""
     size = model_data["input_size"][-2:]
     interpolation = InterpolationMode(model_data["interpolation"])
-    steps: list[nn.Module] = [v2.PILToTensor()]
     if variation.smallest_area < 1:
-        steps.append(v2.RandomResizedCrop(size, (variation.smallest_area, 1.0), interpolation=interpolation))
+        area = (variation.smallest_area, 1.0)
+        steps: list[nn.Module] = [v2.RandomResizedCrop(size, area, interpolation=interpolation)]
     else:
-        steps.append(v2.Resize(size[0] if size[0] == size[1] else size, interpolation))
-        steps.append(v2.CenterCrop(size))
+        steps = [v2.Resize(size[0] if size[0] == size[1] else size, interpolation), v2.CenterCrop(size)]
+    steps.append(v2.PILToTensor())
     if variation.crop_padding:
         steps.append(v2.RandomCrop(size, padding=variation.crop_padding, padding_mode="reflect"))
     if variation.flip:

@@ -88,7 +88,7 @@ default_cfgs = generate_default_cfgs(
 
 @register_model
 def vit_mini(pretrained: bool = False, **kwargs: Any) -> VisionTransformer:
-    """Width 128, 5 blocks, 4 heads, 64 tokens, average pool: 0.90 M parameters; `pretrained` loads the packaged file."""
+    """Width 128, 5 blocks, 4 heads, 64 tokens, average pool: 0.9 M parameters; `pretrained` loads the packaged file."""
     settings: dict[str, Any] = {
         "img_size": 32,
         "patch_size": 4,

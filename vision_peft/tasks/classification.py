@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,15 @@ from torch.nn import functional as F
 
 import vision_peft.models.vit_mini  # noqa: F401 (registers the model)
 from vision_peft.data import DataError, open_split
+from vision_peft.data.errors import unknown
 from vision_peft.data.pictures import Decoded, Pictures, Prepared
 from vision_peft.data.transforms import Variation, evaluation_transform, training_transform
+
+
+def share(name: str, value: float) -> None:
+    """Raise a ValueError where a share is none."""
+    if not 0 <= value < 1:
+        raise ValueError(f"{name} must be in [0, 1), found {value!r}")
 
 
 @dataclass(frozen=True)
@@ -33,6 +41,10 @@ class ModelSpec:
     drop_rate: float = 0.0
     drop_path_rate: float = 0.0
 
+    def __post_init__(self) -> None:
+        for name in ("drop_rate", "drop_path_rate"):
+            share(f"model.{name}", getattr(self, name))
+
 
 @dataclass(frozen=True)
 class DataSpec:
@@ -46,7 +58,7 @@ class DataSpec:
         train_size: train on this many pictures only, in the classes' shares.
         split_seed: chooses those pictures.
         label_smoothing: share of a target that is spread over all classes.
-        cache: decode every picture once and keep it in memory.
+        cache: decode pictures once and keep them in memory, up to 1 GiB a part.
         variation: how training pictures vary.
     """
 
@@ -59,6 +71,9 @@ class DataSpec:
     label_smoothing: float = 0.0
     cache: bool = True
     variation: Variation = field(default_factory=Variation)
+
+    def __post_init__(self) -> None:
+        share("data.label_smoothing", self.label_smoothing)
 
 
 class Classification:
@@ -79,33 +94,45 @@ class Classification:
         self.train_pictures = open_split(data.name, root, data.train_split, None, data.train_size, data.split_seed)
         classes = list(self.train_pictures.classes)
         self.test_pictures = open_split(data.name, root, data.test_split, classes)
-        if len(self.test_pictures.classes) != len(classes):
-            raise DataError(
-                f"{data.name}: the test part has {len(self.test_pictures.classes)} classes, the training part {len(classes)}"
-            )
+        found = len(self.test_pictures.classes)
+        if found != len(classes):
+            raise DataError(f"{data.name}: the test part has {found} classes, the training part {len(classes)}")
         self.classes = classes
 
     def build_model(self) -> nn.Module:
-        """The timm model with a head for this data's classes (a fresh one unless the pretrained head fits)."""
+        """The timm model with a head for this data's classes (a fresh one unless the pretrained head fits).
+
+        Raises:
+            UnknownNameError: timm has no such model; the nearest is told.
+            DataError: its pretrained weights cannot be had.
+        """
         spec = self.model_settings
-        return timm.create_model(
-            spec.name,
-            pretrained=spec.pretrained,
-            num_classes=len(self.classes),
-            drop_rate=spec.drop_rate,
-            drop_path_rate=spec.drop_path_rate,
-        )
+        if not timm.is_model(spec.name):
+            raise unknown("model", spec.name, timm.list_models())
+        try:
+            return timm.create_model(
+                spec.name,
+                pretrained=spec.pretrained,
+                num_classes=len(self.classes),
+                drop_rate=spec.drop_rate,
+                drop_path_rate=spec.drop_path_rate,
+            )
+        except (OSError, RuntimeError) as error:
+            if not spec.pretrained:
+                raise
+            reason = " ".join(str(error).split())
+            raise DataError(f"the pretrained weights of {spec.name} cannot be loaded: {reason}") from error
 
     def training_data(self, model: nn.Module) -> Prepared:
         """The training pictures as this model takes them, varied."""
         settings = resolve_model_data_config(model)
-        pictures = self._kept(self.train_pictures, settings, "training pictures")
+        pictures = self._kept(self.train_pictures, "training")
         return Prepared(pictures, training_transform(settings, self.data.variation), self.seed)
 
     def test_data(self, model: nn.Module) -> Prepared:
         """The test pictures as this model takes them, never varied."""
         settings = resolve_model_data_config(model)
-        pictures = self._kept(self.test_pictures, settings, "test pictures")
+        pictures = self._kept(self.test_pictures, "test")
         return Prepared(pictures, evaluation_transform(settings), self.seed)
 
     def loss(self, model: Callable[[Tensor], Tensor], batch: dict[str, Tensor]) -> Tensor:
@@ -130,15 +157,11 @@ class Classification:
 
     def head(self, model: nn.Module) -> list[str]:
         """Names of the classifier's modules, for counting parameters with and without it."""
-        names: Any = model.pretrained_cfg["classifier"]  # type: ignore[index]
+        names: Any = model.pretrained_cfg["classifier"]
         return [names] if isinstance(names, str) else list(names)
 
-    def _kept(self, pictures: Pictures, settings: dict[str, Any], what: str) -> Pictures:
+    def _kept(self, pictures: Pictures, what: str) -> Pictures:
         if not self.data.cache:
             return pictures
-        side = round(max(settings["input_size"][-2:]) / min(settings["crop_pct"], 0.875 if self._crops() else 1.0))
-        told = None if self.told is None else (lambda done, of: self.told(f"decode {what}", done, of))  # type: ignore[misc]
-        return Decoded(pictures, side, told)
-
-    def _crops(self) -> bool:
-        return self.data.variation.smallest_area < 1
+        told = None if self.told is None else partial(self.told, f"decode the {what} pictures")
+        return Decoded(pictures, told)

@@ -1,0 +1,30 @@
+"""The families of models that the commands serve, each with its program's name and its tasks."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from peft_runs.task import Task
+
+
+@dataclass(frozen=True)
+class Family:
+    """One program.
+
+    Attributes:
+        program: its name on the command line.
+        name: the family's name in the table of methods.
+        tasks: loads the tasks by name, the usual one first (late, since it imports the family).
+    """
+
+    program: str
+    name: str
+    tasks: Callable[[], Mapping[str, type[Task]]]
+
+
+def _vision_tasks() -> Mapping[str, type[Task]]:
+    from vision_peft.tasks import Classification
+
+    return {"classification": Classification}
+
+
+VISION = Family("vision-peft", "vision", _vision_tasks)
