@@ -20,6 +20,7 @@ pytest.importorskip("hatchling", reason="hatchling, the build backend, is not in
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = {"peft_kernels", "vision_peft", "peft_runs"}
+EMBEDDED = sorted(path.parent.name for path in ROOT.glob("vision_peft/assets/*/model.safetensors"))
 
 
 def run(*command: str | Path, cwd: Path) -> str:
@@ -76,6 +77,12 @@ def test_command_works_from_a_foreign_folder(installed: Path, tmp_path: Path) ->
 def test_recipe_is_found_by_name(installed: Path, tmp_path: Path) -> None:
     printed = run(installed / "vision-peft", "train", "--recipe", "digits_snell", "--help", cwd=tmp_path)
     assert "sparsity" in printed
+
+
+@pytest.mark.parametrize("model", EMBEDDED)
+def test_embedded_weights_load(installed: Path, tmp_path: Path, model: str) -> None:
+    code = f"import timm, vision_peft; timm.create_model({model!r}, pretrained=True, num_classes=7)"
+    run(installed / "python", "-c", code, cwd=tmp_path)
 
 
 def test_folders_of_the_repository_are_not_importable(installed: Path, tmp_path: Path) -> None:
