@@ -159,7 +159,10 @@ class ReparamLayer(AdapterLayer):
         # projections are separate, it calls.
         if name == "_qkv_same_embed_dim" and self.running:
             return False
-        return super().__getattr__(name)
+        value = super().__getattr__(name)
+        if isinstance(value, nn.Parameter) and name in self.base_layer._parameters:
+            return self.effective_tensor(name)  # `in_proj_weight` and other names, as `weight` and `bias`
+        return value
 
     # --- forward ---------------------------------------------------------------------------------------------------
     def adapted_forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -217,7 +220,8 @@ class ReparamLayer(AdapterLayer):
             for tensor_name, tensor in merged.items():
                 base = bases[tensor_name]
                 self._originals.setdefault(tensor_name, None if base is None else base.detach().clone())
-                _write_tensor(self.base_layer, tensor_name, tensor)
+                owned = isinstance(tensor, nn.Parameter)  # by the adapter, which may go on training
+                _write_tensor(self.base_layer, tensor_name, tensor.clone() if owned else tensor)
             self.merged_adapters.append(name)
 
     @torch.no_grad()
