@@ -34,12 +34,14 @@ class AdapterTuner(BaseTuner):
         prefix: unique prefix of the method's state.
         layer_cls: the layer that wraps a target: `ReparamLayer`, `FeatureLayer` or a subclass.
         target_kind: which default targets of `targets.default_targets` the method takes.
+        takes_rows: whether it can adapt row blocks of a fused projection (``"attn.qkv[q,v]"``).
     """
 
     prefix: str = ""
     tuner_layer_cls = (AdapterLayer, OwnedTensors)  # type: ignore[assignment]
     layer_cls: ClassVar[type[AdapterLayer]] = ReparamLayer
     target_kind: ClassVar[str] = "linear"
+    takes_rows: ClassVar[bool] = False
 
     # --- what a method supplies ------------------------------------------------------------------------------------
     def make_adapter(self, config: Any, key: str, base: nn.Module, rows: slices.Rows | None) -> nn.Module:
@@ -122,6 +124,12 @@ class AdapterTuner(BaseTuner):
     def _check_targets(self, config: MethodConfig) -> None:
         if config.target_modules == DUMMY_TARGET_MODULES:
             return
+        for target in config.target_modules if isinstance(config.target_modules, list) else []:
+            if slices.bare(target) != target and not self.takes_rows:
+                raise ValueError(
+                    f"{type(config).__name__} adapts whole modules, not row blocks of them: write "
+                    f"{slices.bare(target)!r} instead of {target!r}, or take SNELL or sliced LoRA"
+                )
         for key, module in self._targets(config):
             carried = [m for m in module.modules() if isinstance(m, BaseTunerLayer)]
             foreign = [m for m in carried if self._attribute not in m.adapter_layer_names]
@@ -258,6 +266,15 @@ class AdapterTuner(BaseTuner):
                 module.eval()
         return self
 
+    @contextmanager
+    def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
+        if kwargs.get("adapter_names") is not None:  # PEFT would drop it without a word
+            raise ValueError(
+                f"{type(self).__name__} cannot mix adapters within one batch (`adapter_names`): run one batch per "
+                "adapter, or activate several adapters at once with `set_adapter([...])`"
+            )
+        yield
+
     # --- merging and unloading -------------------------------------------------------------------------------------
     def _check_merge_allowed(self) -> None:
         for module in self.model.modules():
@@ -271,14 +288,31 @@ class AdapterTuner(BaseTuner):
         safe_merge: bool = False,
         adapter_names: list[str] | None = None,
     ) -> Any:
-        if merge:
-            self._check_merge_allowed()
+        if merge:  # all of it before anything is taken apart
+            self.merge_adapter(adapter_names, safe_merge)
         for module in list(self.model.modules()):
             if isinstance(module, OwnedTensors):
-                if merge:
-                    module.merge(safe_merge=safe_merge, adapter_names=adapter_names)
                 module.detach()
-        return super()._unload_and_optionally_merge(merge, progressbar, safe_merge, adapter_names)
+        return super()._unload_and_optionally_merge(False, progressbar)
+
+    def merge_adapter(self, adapter_names: list[str] | None = None, safe_merge: bool = False) -> None:
+        """Merge the named (default: active) adapters; if one module refuses, none is merged.
+
+        Raises:
+            ValueError: with ``safe_merge``, a merged tensor would hold NaN or infinity.
+            NotImplementedError: an adapter cannot be merged; the message gives the reason.
+        """
+        layers = [m for m in self.model.modules() if isinstance(m, (AdapterLayer, OwnedTensors))]
+        before = [list(layer.merged_adapters) for layer in layers]
+        try:
+            super().merge_adapter(adapter_names, safe_merge)
+        except BaseException:
+            for layer, names in zip(layers, before, strict=True):
+                if layer.merged_adapters != names:
+                    layer.unmerge()
+                    if names:
+                        layer.merge(adapter_names=names)
+            raise
 
     # --- names in saved files --------------------------------------------------------------------------------------
     @classmethod
