@@ -58,9 +58,19 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         adapters = self.adapters
         return [(adapters[name], self.scaling[name]) for name in self.active_adapters if name in adapters]
 
-    def add_adapter(self, name: str, adapter: nn.Module, active: list[str], inference_mode: bool = False) -> None:
-        """Put ``adapter`` (an adapter of the same name is replaced) on the base layer's device, in its dtype."""
-        reference = next(self.base_layer.parameters(), None)
+    def add_adapter(
+        self,
+        name: str,
+        adapter: nn.Module,
+        active: list[str],
+        inference_mode: bool = False,
+        like: torch.Tensor | None = None,
+    ) -> None:
+        """Put ``adapter`` (one of the same name is replaced) on the base layer's device, in its dtype.
+
+        A base layer without parameters has neither; then they are those of ``like``.
+        """
+        reference = next(self.base_layer.parameters(), like)
         on_meta = any(parameter.is_meta for parameter in adapter.parameters())
         if reference is not None and not on_meta:
             dtype = reference.dtype if reference.dtype.is_floating_point else None
@@ -88,11 +98,6 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
                 self.scaling[name] = 1.0 if not scale else self.scaling[name] / scale
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        if "adapter_names" in kwargs:
-            raise ValueError(
-                f"{type(self).__name__} cannot mix adapters within one batch (`adapter_names`): run one batch per "
-                "adapter, or activate several adapters at once with `set_adapter([...])`"
-            )
         if self._disable_adapters and self.merged:
             self.unmerge()
         if not self.running:

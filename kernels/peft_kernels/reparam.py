@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
+from peft_kernels.frozen import frozen_forward, plain_convolution
 from peft_kernels.layer import AdapterLayer
 
 HALF = (torch.float16, torch.bfloat16)
@@ -308,6 +309,8 @@ def _linear(base: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor
 
 
 def _conv(base: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    if weight is base.weight and bias is not None and plain_convolution(base, x):
+        return frozen_forward(base, x, bias=bias)
     return base._conv_forward(x, weight, bias)
 
 

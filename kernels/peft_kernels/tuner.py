@@ -73,10 +73,7 @@ class AdapterTuner(BaseTuner):
 
     # --- resolving and checking ------------------------------------------------------------------------------------
     def _prepare_adapter_config(self, peft_config: Any, model_config: dict) -> Any:
-        config = peft_config
-        if config.resolved:  # in use on another model (or adapter): that one keeps its object
-            name = next(n for n, c in self.peft_config.items() if c is config)
-            config = self.peft_config[name] = config.unresolved_copy()
+        config = peft_config.unresolved_copy()
         found = {}
         if config.target_modules is None:
             found["target_modules"] = self.default_targets(config, self.model)
@@ -90,7 +87,12 @@ class AdapterTuner(BaseTuner):
         config.remember_defaults(found)
         self._raw_tensors(config)
         self._check_targets(config)
-        return config
+        if peft_config.resolved and peft_config != config:  # in use on another model, which keeps its object
+            name = next(n for n, c in self.peft_config.items() if c is peft_config)
+            self.peft_config[name] = config
+            return config
+        peft_config.__dict__.update(config.__dict__)
+        return peft_config
 
     def _raw_tensors(self, config: MethodConfig) -> list[str]:
         """The entries of ``modules_to_save`` that are raw parameters; an entry that is nothing raises."""
@@ -234,7 +236,8 @@ class AdapterTuner(BaseTuner):
         adapter = self.make_adapter(peft_config, current_key, base, slices.rows_of(peft_config, current_key, base))
         self._warn_if_larger(peft_config, current_key, adapter, base)
         active = self.active_adapters
-        layer.add_adapter(adapter_name, adapter, active, inference_mode=peft_config.inference_mode)
+        like = next((p for p in self.model.parameters() if p.is_floating_point()), None)
+        layer.add_adapter(adapter_name, adapter, active, inference_mode=peft_config.inference_mode, like=like)
         if layer is not target:
             layer.train(target.training)
             self._replace_module(parent, target_name, layer, target)

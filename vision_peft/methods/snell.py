@@ -21,7 +21,9 @@ import torch
 from torch import Tensor, nn
 
 from peft_kernels.config import MethodConfig, choices, require
-from peft_kernels.ops.kernel_delta import KERNEL_SCALARS, DeltaSlice, DeltaSpec, delta_sparse, gated_linear
+from peft_kernels.frozen import plain_convolution
+from peft_kernels.ops import DeltaSlice, DeltaSpec, delta_sparse, gated_conv, gated_linear, keep_mask
+from peft_kernels.ops.kernel_delta import KERNEL_SCALARS
 from peft_kernels.registry import register
 from peft_kernels.reparam import MatrixParts, ReparamLayer
 from peft_kernels.slices import Rows
@@ -114,13 +116,12 @@ class SnellAdapter(MatrixParts):
         drop = keep = None
         gain = 1.0
         if self.training and self.dropout:
-            drop = torch.rand(x.shape, device=x.device) >= self.dropout
-            gain /= 1 - self.dropout
+            drop, gain = keep_mask(x.shape, self.dropout, x.device)
         if self.training and self.drop_path:
             each = len(slices) // len(self.places)
-            keep = torch.rand(len(self.places), x.shape[0], device=x.device) >= self.drop_path
+            keep, path_gain = keep_mask((len(self.places), x.shape[0]), self.drop_path, x.device)
             keep = keep.repeat_interleave(each, 0)
-            gain /= 1 - self.drop_path
+            gain *= path_gain
         return {"drop": drop, "keep": keep, "gain": gain}
 
 
@@ -128,12 +129,14 @@ class SnellLayer(ReparamLayer):
     """A layer whose weight is ``W0 + S``; linear layers use the fused operation, all slices in one product."""
 
     def adapted_forward(self, *args: Any, **kwargs: Any) -> Any:
-        base = self.base_layer
+        base: Any = self.base_layer
+        adapters = [(a, scale) for a, scale in self.running if isinstance(a, SnellAdapter)]
+        x = args[0]
+        if plain_convolution(base, x):
+            slices = [s for a, scale in adapters for s in a.slices(scale)]
+            return gated_conv(x, base.weight, base.bias, slices, base.stride, base.padding, base.dilation, base.groups)
         if type(base).forward is not nn.Linear.forward:
             return super().adapted_forward(*args, **kwargs)
-        assert isinstance(base, nn.Linear)
-        (x,) = args
-        adapters = [(a, scale) for a, scale in self.running if isinstance(a, SnellAdapter)]
         if not any(a.training and (a.dropout or a.drop_path) for a, _ in adapters):
             return gated_linear(x, base.weight, base.bias, [s for a, scale in adapters for s in a.slices(scale)])
         y: Tensor | None = None
@@ -158,6 +161,7 @@ class SnellTuner(AdapterTuner):
 
     layer_cls = SnellLayer
     target_kind = "linear"
+    takes_rows = True
 
     def default_modules_to_save(self, config: SnellConfig, model: nn.Module) -> list[str]:
         """The head, in ConvNeXt with its norm, and the class token, as in the authors' code."""

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from peft_kernels.config import MethodConfig, choices, require
+from peft_kernels.frozen import frozen_forward
 from peft_kernels.registry import register
 from peft_kernels.reparam import Reparam, ReparamLayer
 from peft_kernels.slices import Rows
@@ -48,8 +49,8 @@ class ScaleShift(Reparam):
         _, shift = self.at()
         if tensor is None:  # a missing bias is 0, a missing norm weight 1
             return shift if bias else self.scale
-        if "bias" not in self.tensors and not bias and self.shift is not None and tensor.ndim == 2:
-            return tensor * self.scale + shift  # embedding: channels last, no bias to take the shift
+        if self.tensors == ("weight",):  # embedding: channels last, no bias to take the shift
+            return tensor * self.scale + shift
         if bias:
             return self.scale * tensor + shift
         return self.scale.view(-1, *(1,) * (tensor.ndim - 1)) * tensor
@@ -59,7 +60,7 @@ class SsfLayer(ReparamLayer):
     """A module whose output is scaled and shifted per channel; folds like any reparameterisation."""
 
     def adapted_forward(self, *args: Any, **kwargs: Any) -> Any:
-        result = self.base_layer(*args, **kwargs)
+        result = frozen_forward(self.base_layer, *args, **kwargs)
         y = result[0] if isinstance(result, tuple) else result
         for adapter, strength in self.running:
             assert isinstance(adapter, ScaleShift)

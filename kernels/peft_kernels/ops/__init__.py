@@ -2,5 +2,15 @@
 
 from .frozen import frozen_conv, frozen_linear
 from .kernel_delta import DeltaSlice, DeltaSpec, delta_sparse, gated_conv, gated_linear
+from .masks import keep_mask
 
-__all__ = ["DeltaSlice", "DeltaSpec", "delta_sparse", "frozen_conv", "frozen_linear", "gated_conv", "gated_linear"]
+__all__ = [
+    "DeltaSlice",
+    "DeltaSpec",
+    "delta_sparse",
+    "frozen_conv",
+    "frozen_linear",
+    "gated_conv",
+    "gated_linear",
+    "keep_mask",
+]
