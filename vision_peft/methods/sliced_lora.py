@@ -81,6 +81,7 @@ class SlicedLoraTuner(AdapterTuner):
     """Attaches LoRA to row blocks."""
 
     layer_cls = SlicedLoraLayer
+    takes_rows = True
 
     def default_targets(self, config: SlicedLoraConfig, model: nn.Module) -> str:
         return default_targets(model, "qkv")

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from peft.utils.constants import DUMMY_TARGET_MODULES
 from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import nn
@@ -60,6 +61,8 @@ class FullTuner(_TrainedTuner):
         return compress(model, [name for name in _owners(model, False) if name not in norms])
 
     def default_modules_to_save(self, config: FullConfig, model: nn.Module) -> list[str]:
+        if config.target_modules is not None:  # the rest of the model was not asked for
+            return super().default_modules_to_save(config, model)
         owners = _owners(model, False)
         return [*self._batch_norms(model), *raw_parameters(model, owners)]
 
@@ -140,6 +143,27 @@ class LinearProbeTuner(AdapterTuner):
 
     def default_targets(self, config: LinearProbeConfig, model: nn.Module) -> str:
         return DUMMY_TARGET_MODULES  # PEFT's word for an adapter without layers
+
+    def _check_targets(self, config: LinearProbeConfig) -> None:
+        if config.target_modules != DUMMY_TARGET_MODULES:
+            raise ValueError(
+                "a linear probe adapts no modules: name what it trains in `modules_to_save`; "
+                f"found target_modules={config.target_modules!r}"
+            )
+
+    def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
+        super().inject_adapter(model, adapter_name, *args, **kwargs)
+        if not self.peft_config[adapter_name].init_weights:
+            for module in self.model.modules():
+                if isinstance(module, AuxiliaryTrainingWrapper):
+                    for parameter in module.modules_to_save[adapter_name].parameters():
+                        parameter.data += torch.randn_like(parameter) * (0.1 + parameter.data.abs())
+
+    def delete_adapter(self, adapter_name: str) -> None:
+        left = [name for name in self.active_adapters if name != adapter_name]
+        super().delete_adapter(adapter_name)
+        if left:  # PEFT asks the layers which adapters stay active; there are none
+            self.set_adapter(left)
 
     def default_modules_to_save(self, config: LinearProbeConfig, model: nn.Module) -> list[str]:
         heads = head_names(model)
