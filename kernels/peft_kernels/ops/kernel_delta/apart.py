@@ -10,8 +10,9 @@ from itertools import pairwise
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.nn import functional as F
 
-from .passes import SlicePass
+from .passes import Group, SlicePass
 
 _SHORT = 32  # shorter runs of kept rows are not worth products of their own
 
@@ -45,45 +46,78 @@ class Kept:
 
 
 def forward(
-    y: Float[Tensor, "rows out"],
-    x: Float[Tensor, "rows in"],
+    x: Float[Tensor, "*batch in"],
+    weight: Float[Tensor, "out in"] | None,
+    bias: Float[Tensor, "out"] | None,
+    drop: Bool[Tensor, "*batch in"] | None,
     keep: Bool[Tensor, "slices batch"] | None,
     passes: Sequence[SlicePass],
-    blocks: Sequence[slice],
+    groups: Sequence[Group],
     gain: float,
-) -> None:
-    """Add the deltas' output to `y`, x being dropped out already. Scratch: N of the largest slice."""
+) -> Float[Tensor, "*batch out"]:
+    """Output. Scratch: x after dropout, and N of the largest slice."""
+    bias = None if bias is None else bias.to(x.dtype)
+    if weight is not None:
+        y = F.linear(x, weight.to(x.dtype), bias)
+    else:
+        y = x.new_zeros(*x.shape[:-1], groups[-1].rows.stop)
+        y = y if bias is None else y.add_(bias)
+    rows_y, rows_x = y.view(-1, y.shape[-1]), dropped(x, drop)
     for index, one in enumerate(passes):
-        kept = Kept(None if keep is None else keep[index], len(x))
-        x_kept = kept.of(x)
-        for rows, S in one.sweep(blocks):
-            for run in kept.runs:
-                _add_product(y[run, rows], x_kept[run], S.T, one.spec.scale * gain)
+        kept = Kept(None if keep is None else keep[index], len(rows_x))
+        S = one.scratch()
+        for _ in one.sweep(groups, S):
+            pass
+        seen = kept.of(rows_x)
+        for run in kept.runs:
+            _add_product(rows_y[run, one.rows], seen[run], S.T, one.spec.scale * gain)
+    return y
 
 
 def backward(
     gy: Float[Tensor, "rows out"],
-    x: Float[Tensor, "rows in"] | None,
+    x: Float[Tensor, "*batch in"] | None,
+    weight: Float[Tensor, "out in"] | None,
+    drop: Bool[Tensor, "*batch in"] | None,
     keep: Bool[Tensor, "slices batch"] | None,
     passes: Sequence[SlicePass],
-    blocks: Sequence[slice],
+    groups: Sequence[Group],
     gain: float,
-    gx: Float[Tensor, "rows in"] | None,
-) -> None:
-    """Add the deltas' share to `gx` and give the passes their gradients where `x` is there. Scratch: some blocks."""
+    need_x: bool,
+) -> Float[Tensor, "rows in"] | None:
+    """Gradient of x if needed; the passes take in theirs where `x` is there. Scratch: x after dropout, one group."""
+    rows_x = None if x is None else dropped(x, drop)
+    exact = torch.promote_types(gy.dtype, torch.float32)  # the groups' shares add up in it
+    gx = gy.new_zeros(len(gy), passes[0].part.A.shape[1], dtype=exact) if need_x else None
     for index, one in enumerate(passes):
         kept = Kept(None if keep is None else keep[index], len(gy))
-        for rows in (rows for rows in blocks if one.covers(rows)):
-            gy_kept = kept.of(gy[:, rows])
-            S = one.sparse(rows)
-            grad = torch.zeros_like(S)
-            for run in kept.runs:
-                if gx is not None:
-                    _add_product(gx[run], gy_kept[run], S, one.spec.scale * gain)
-                if x is not None:
-                    _add_product(grad, gy_kept[run].T, x[run], 1.0)
-            if x is not None:
-                one.accumulate(rows, grad, spoil=True)
+        for group in (group for group in groups if one.covers(group)):
+            gy_kept = kept.of(gy[:, group.rows])
+            grad = None if rows_x is None else _weight_gradient(gy_kept, rows_x, kept.runs).to(one.dtype)
+            S = one.scratch(group) if grad is None else grad  # S takes the place of a used gradient
+            for rows in group.blocks:
+                block = one.sparse(rows)
+                if grad is not None:
+                    one.accumulate(rows, grad[group.local(rows)])
+                S[group.local(rows)] = block
+            for run in kept.runs if gx is not None else ():
+                _add_product(gx[run], gy_kept[run], S, one.spec.scale * gain)
+    if gx is None:
+        return None
+    if drop is not None:
+        torch.where(drop.view_as(gx), gx, gx.new_zeros(()), out=gx)
+    if weight is not None:
+        _add_product(gx, gy, weight.to(gy.dtype), 1.0)
+    return gx.to(gy.dtype)
+
+
+def _weight_gradient(
+    gy: Float[Tensor, "rows out"], x: Float[Tensor, "rows in"], runs: list[slice]
+) -> Float[Tensor, "out in"]:
+    total = gy.new_zeros(gy.shape[1], x.shape[1])
+    for index, run in enumerate(runs):
+        total.addmm_(gy[run].T, x[run], beta=float(index > 0))
+    return total
 
 
 def into_range(values: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:

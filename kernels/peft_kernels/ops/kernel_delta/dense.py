@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .fused import assemble
-from .passes import SlicePass, block_rows, blocks_of
+from .passes import SlicePass, block_rows, groups_of
 from .spec import DeltaSlice, check_slices, encode
 
 
@@ -35,9 +35,9 @@ def columns(slices: Sequence[DeltaSlice]) -> tuple[list[Tensor], list[Tensor], l
 def add_deltas(weight: Float[Tensor, "out in"], slices: Sequence[DeltaSlice], size: int) -> Float[Tensor, "slices"]:
     """Add the gated deltas to `weight` in place and give their thresholds."""
     passes = [SlicePass(part) for part in slices]
-    blocks = blocks_of(slices, len(weight), size)
+    groups = groups_of(slices, len(weight), size)
     for one in passes:
-        for rows, S in one.sweep(blocks):
+        for rows, S in one.sweep(groups, one.scratch()):
             weight[rows].add_(S, alpha=one.spec.scale)
     return torch.stack([one.t for one in passes if one.t is not None])
 
@@ -47,9 +47,9 @@ def restore_deltas(
 ) -> None:
     """Add the gated deltas to `weight` in place by the thresholds that `add_deltas` gave."""
     passes = [SlicePass(part, t) for part, t in zip(slices, thresholds, strict=True)]
-    for rows in blocks_of(slices, len(weight), size):
-        for one in passes:
-            if one.covers(rows):
+    for group in groups_of(slices, len(weight), size):
+        for one in (one for one in passes if one.covers(group)):
+            for rows in group.blocks:
                 weight[rows].add_(one.sparse(rows), alpha=one.spec.scale)
 
 
@@ -58,9 +58,9 @@ def recompute(
 ) -> list[Tensor]:
     """Gradients of all A, B and scalars from the gradient of the weight the deltas were added to."""
     passes = [SlicePass(part, t) for part, t in zip(slices, thresholds, strict=True)]
-    for rows in blocks_of(slices, len(grad), size):
-        for one in passes:
-            if one.covers(rows):
+    for group in groups_of(slices, len(grad), size):
+        for one in (one for one in passes if one.covers(group)):
+            for rows in group.blocks:
                 one.sparse(rows)
                 one.accumulate(rows, grad[rows])
     return [g for column in zip(*(one.gradients() for one in passes), strict=True) for g in column if g is not None]

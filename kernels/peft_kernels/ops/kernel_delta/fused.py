@@ -12,10 +12,9 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from torch.nn import functional as F
 
 from . import apart, merged
-from .passes import SlicePass, block_rows, blocks_of
+from .passes import SlicePass, block_rows, groups_of
 from .spec import KERNEL_SCALARS, DeltaSlice, check_slices, decode, encode
 
 
@@ -86,19 +85,13 @@ def _forward(
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     slices = assemble(A, B, scalars, codes)
     passes = [SlicePass(part) for part in slices]
-    blocks = blocks_of(slices, out_features, size)
+    groups = groups_of(slices, out_features, size)
     with torch.autocast(x.device.type, enabled=False):
         if _merges(x.dtype, weight, drop, keep):
             assert weight is not None
-            y = merged.forward(x, weight, bias, passes, blocks, gain)
+            y = merged.forward(x, weight, bias, passes, groups, gain)
         else:
-            cast = None if bias is None else bias.to(x.dtype)
-            if weight is not None:
-                y = F.linear(x, weight.to(x.dtype), cast)
-            else:
-                y = x.new_zeros(*x.shape[:-1], out_features)
-                y = y if cast is None else y + cast
-            apart.forward(y.view(-1, out_features), apart.dropped(x, drop), keep, passes, blocks, gain)
+            y = apart.forward(x, weight, bias, drop, keep, passes, groups, gain)
     return y, torch.stack([one.t for one in passes if one.t is not None])
 
 
@@ -117,30 +110,20 @@ def _backward(
     """Gradients of x and weight where needed, then of A, B and scalars where x is given."""
     slices = assemble(A, B, scalars, codes)
     passes = [SlicePass(part, t) for part, t in zip(slices, thresholds, strict=True)]
-    blocks = blocks_of(slices, gy.shape[-1], size)
-    flat = gy.reshape(-1, gy.shape[-1])
-    gx = gweight = None
+    groups = groups_of(slices, gy.shape[-1], size)
+    rows_gy = gy.reshape(-1, gy.shape[-1])
+    rows_x = None if x is None else apart.dropped(x, None)
+    gweight = torch.empty_like(weight) if need_weight and weight is not None else None
     with torch.autocast(gy.device.type, enabled=False):
         if _merges(gy.dtype, weight, drop, keep):
             assert weight is not None
-            gx = gy.new_zeros(len(flat), weight.shape[1]) if need_x else None
-            gweight = torch.empty_like(weight) if need_weight else None
-            flat_x = None if x is None else apart.dropped(x, None)
-            merged.backward(flat, flat_x, weight, passes, blocks, gain, gx, gweight)
+            gx = gy.new_empty(len(rows_gy), weight.shape[1]) if need_x else None
+            merged.backward(rows_gy, rows_x, weight, passes, groups, gain, gx, gweight)
         else:
-            if need_x:
-                base = weight.to(gy.dtype) if weight is not None else None
-                gx = gy.new_zeros(len(flat), A[0].shape[1]) if base is None else flat @ base
-            if need_weight:
-                assert x is not None
-                assert weight is not None
-                gweight = (flat.T @ x.reshape(-1, x.shape[-1])).to(weight.dtype)
-            through = gx if drop is None or gx is None else torch.zeros_like(gx)
-            apart.backward(flat, None if x is None else apart.dropped(x, drop), keep, passes, blocks, gain, through)
-            if gx is not None and through is not gx:
-                assert through is not None
-                assert drop is not None
-                gx += apart.dropped(through.view(drop.shape), drop)
+            gx = apart.backward(rows_gy, x, weight, drop, keep, passes, groups, gain, need_x)
+            if gweight is not None:
+                assert rows_x is not None
+                gweight.copy_(rows_gy.T @ rows_x)
     grads = [g for g in (None if gx is None else gx.view(*gy.shape[:-1], -1), gweight) if g is not None]
     if x is not None:
         columns = list(zip(*(one.gradients(gain) for one in passes), strict=True))

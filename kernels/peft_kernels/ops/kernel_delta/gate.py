@@ -5,6 +5,7 @@ Gates (t the threshold): magnitude g = |delta| if |delta| > t; soft g = max(|del
 
 import math
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -63,25 +64,25 @@ def _split(flat: Float[Tensor, "n"], low: float, high: float) -> tuple[int, Floa
     for block in flat.split(_BLOCK):
         magnitude = block.abs().numpy()  # numpy compares and compresses several times faster than torch
         reached = magnitude >= low
-        below += magnitude.size - int(reached.sum())
+        below += magnitude.size - np.count_nonzero(reached)
         inside.append(torch.from_numpy(magnitude[reached & (magnitude <= high)]))
     return below, torch.cat(inside)
 
 
-def gate_(delta: Float[Tensor, "rows in"], t: Float[Tensor, ""], spec: DeltaSpec) -> Tensor | None:
-    """Turn delta into S = delta * g in place and give g back, None where it is 1 throughout."""
+def gate_(delta: Float[Tensor, "rows in"], t: Float[Tensor, ""], spec: DeltaSpec, g: Float[Tensor, "rows in"]) -> None:
+    """Turn delta into S = delta * g in place and write g, which is left as it is where the gate is 1 throughout."""
     if spec.gate == "none":
-        return None
+        return
     if spec.gate == "soft":
-        g = (delta.abs() - t).clamp_min_(0)
+        torch.abs(delta, out=g).sub_(t).clamp_min_(0)
         delta.mul_(g)
-        return g
+        return
     if delta.is_cpu:
         torch.ops.aten.hardshrink.out(delta, t.item(), out=delta)
     else:
         delta.mul_(delta.abs() > t)
-    g = delta.abs()
+    torch.abs(delta, out=g)
     if spec.gate == "hard":
-        return g.sign_()
-    delta.mul_(g)
-    return g
+        g.sign_()
+    else:
+        delta.mul_(g)

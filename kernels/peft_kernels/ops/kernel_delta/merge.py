@@ -1,7 +1,7 @@
 """The merge kernels: from two low-rank point sets to rows of the delta, and from the delta's gradient back to them.
 
-A kernel object is made for one pass over one slice. `delta(rows)` gives a block of rows; with `keep=True` it also keeps
-what `accumulate(rows, grad)` needs to take that block's gradient, which must follow before the next block.
+A kernel object is made for one pass over one slice. `delta_(rows, out)` writes a block of rows; `accumulate(rows,
+grad)` takes in the gradient of the block written last, whose intermediate values the object still holds.
 """
 
 from typing import Protocol
@@ -19,12 +19,12 @@ Gradients = tuple[Tensor, Tensor, Tensor | None]
 class MergeKernel(Protocol):
     """One pass over the rows of one delta."""
 
-    def delta(self, rows: slice, keep: bool = False) -> Float[Tensor, "rows in"]:
-        """A new block of rows, which the caller may overwrite."""
+    def delta_(self, rows: slice, out: Float[Tensor, "rows in"]) -> None:
+        """Write a block of rows."""
         ...
 
     def accumulate(self, rows: slice, grad: Float[Tensor, "rows in"]) -> None:
-        """Add the gradient of the block last given out with `keep`. May overwrite `grad`."""
+        """Add the gradient of the block written last."""
         ...
 
     def gradients(self) -> Gradients:
@@ -41,40 +41,34 @@ def merge_kernel(part: DeltaSlice, dtype: torch.dtype) -> MergeKernel:
         return Linear(A[0], B[0])
     assert part.scalars is not None
     scalars = part.scalars.detach().to(dtype)
-    return (Sigmoid if part.spec.kernel == "sigmoid" else RadialBasis)(A[0], B[0], scalars)
+    return Sigmoid(A[0], B[0], scalars) if part.spec.kernel == "sigmoid" else RadialBasis(A, B, scalars)
 
 
 class PiecewiseLinear:
     """delta = sum_p c_p || B_p[i] - A_p[j] ||, with |c_p| folded into the points and sign(c_p) into the sum."""
 
     def __init__(self, A: Tensor, B: Tensor, coeff: tuple[float, ...], p: float):
-        self.coeff = coeff
-        self.parts = [PointSets(a * abs(c), b * abs(c), p) for a, b, c in zip(A, B, coeff, strict=True)]
+        self.signs = [-1.0 if c < 0 else 1.0 for c in coeff]
+        self.coeff = A.new_tensor(coeff)[:, None, None]
+        self.points = PointSets(A * self.coeff.abs(), B * self.coeff.abs(), p)
+        self.distances = A.new_empty(0)
 
-    def delta(self, rows: slice, keep: bool = False) -> Float[Tensor, "rows in"]:
-        distances = [part.distance(rows) for part in self.parts]
-        self.kept = distances if keep else None
-        total = distances[0][0]
-        if len(distances) > 1:  # the sign of the first part is put on last, so that it costs nothing when it is +
-            alpha = _sign(self.coeff[0]) * _sign(self.coeff[1])
-            total = torch.add(total, distances[1][0], alpha=alpha, out=None if keep else total)
-        for c, (distance, _) in zip(self.coeff[2:], distances[2:], strict=True):
-            total.add_(distance, alpha=_sign(self.coeff[0]) * _sign(c))
-        if _sign(self.coeff[0]) < 0 or (keep and len(distances) == 1):
-            total = total * _sign(self.coeff[0])
-        return total
+    def delta_(self, rows: slice, out: Float[Tensor, "rows in"]) -> None:
+        if self.distances.shape[1:] != out.shape:
+            self.distances = out.new_empty(len(self.signs), *out.shape)
+        self.points.distance_(rows, self.distances)
+        (total, *rest), (sign, *signs) = self.distances.unbind(), self.signs
+        for distance, s in zip(rest, signs, strict=True):  # the first sign comes last: it is + as a rule
+            total = torch.add(total, distance, alpha=s * sign, out=out)
+        if sign < 0 or not rest:
+            torch.mul(total, sign, out=out)
 
     def accumulate(self, rows: slice, grad: Float[Tensor, "rows in"]) -> None:
-        assert self.kept is not None
-        for part, (distance, close) in zip(self.parts, self.kept, strict=True):
-            part.accumulate_distance(rows, grad, distance, close)
-        self.kept = None
+        self.points.accumulate_distance(rows, grad, self.distances)
 
     def gradients(self) -> Gradients:
-        pairs = [part.gradients() for part in self.parts]
-        grads = ([c * pair[i] for c, pair in zip(self.coeff, pairs, strict=True)] for i in (0, 1))
-        A, B = (torch.stack(grad) for grad in grads)
-        return A, B, None
+        A, B = self.points.gradients()
+        return A * self.coeff, B * self.coeff, None
 
 
 class Linear:
@@ -84,8 +78,8 @@ class Linear:
         self.A, self.B = A, B
         self.grad_A, self.grad_B = torch.zeros_like(A.T), torch.zeros_like(B)
 
-    def delta(self, rows: slice, keep: bool = False) -> Float[Tensor, "rows in"]:
-        return self.B[rows] @ self.A.T
+    def delta_(self, rows: slice, out: Float[Tensor, "rows in"]) -> None:
+        torch.mm(self.B[rows], self.A.T, out=out)
 
     def accumulate(self, rows: slice, grad: Float[Tensor, "rows in"]) -> None:
         self.grad_A.addmm_(self.B[rows].T, grad)
@@ -102,21 +96,18 @@ class Sigmoid(Linear):
         super().__init__(A, B)
         self.scalars, self.grad_scalars = scalars, torch.zeros_like(scalars)
 
-    def delta(self, rows: slice, keep: bool = False) -> Float[Tensor, "rows in"]:
+    def delta_(self, rows: slice, out: Float[Tensor, "rows in"]) -> None:
         alpha, beta, gamma = self.scalars
-        u = super().delta(rows)
-        f = torch.sigmoid(beta * u)
-        self.kept = (u, f) if keep else None
-        return f * alpha + gamma
+        self.u = torch.empty_like(out)
+        super().delta_(rows, self.u)
+        self.f = torch.sigmoid(beta * self.u)
+        torch.mul(self.f, alpha, out=out).add_(gamma)
 
     def accumulate(self, rows: slice, grad: Float[Tensor, "rows in"]) -> None:
-        assert self.kept is not None
         alpha, beta, _ = self.scalars
-        u, f = self.kept
-        slope = grad * f * (1 - f) * alpha
-        self.grad_scalars += torch.stack([(grad * f).sum(), (slope * u).sum(), grad.sum()])
+        slope = grad * self.f * (1 - self.f) * alpha
+        self.grad_scalars += torch.stack([(grad * self.f).sum(), (slope * self.u).sum(), grad.sum()])
         super().accumulate(rows, slope * beta)
-        self.kept = None
 
     def gradients(self) -> Gradients:
         return *super().gradients()[:2], self.grad_scalars
@@ -129,26 +120,18 @@ class RadialBasis:
         self.points = PointSets(A, B)
         self.scalars, self.grad_scalars = scalars, torch.zeros_like(scalars)
 
-    def delta(self, rows: slice, keep: bool = False) -> Float[Tensor, "rows in"]:
+    def delta_(self, rows: slice, out: Float[Tensor, "rows in"]) -> None:
         alpha, beta, gamma = self.scalars
-        q, _ = self.points.squared(rows)
-        f = torch.exp(-beta * q)
-        self.kept = (q, f) if keep else None
-        return f * alpha + gamma
+        self.q = torch.empty_like(out)
+        self.points.squared_(rows, self.q[None])
+        self.f = torch.exp(-beta * self.q)
+        torch.mul(self.f, alpha, out=out).add_(gamma)
 
     def accumulate(self, rows: slice, grad: Float[Tensor, "rows in"]) -> None:
-        assert self.kept is not None
         alpha, beta, _ = self.scalars
-        q, f = self.kept
-        slope = grad * f * alpha
-        self.grad_scalars += torch.stack([(grad * f).sum(), -(slope * q).sum(), grad.sum()])
-        self.points.accumulate(rows, slope * (-2 * beta))  # d|b - a|^2 / db = 2 (b - a)
-        self.kept = None
+        slope = grad * self.f * alpha
+        self.grad_scalars += torch.stack([(grad * self.f).sum(), -(slope * self.q).sum(), grad.sum()])
+        self.points.accumulate(rows, (slope * (-2 * beta))[None])  # d|b - a|^2 / db = 2 (b - a)
 
     def gradients(self) -> Gradients:
-        A, B = self.points.gradients()
-        return A[None], B[None], self.grad_scalars
-
-
-def _sign(value: float) -> float:
-    return -1.0 if value < 0 else 1.0
+        return *self.points.gradients(), self.grad_scalars

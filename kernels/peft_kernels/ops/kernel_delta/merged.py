@@ -4,13 +4,14 @@
 """
 
 from collections.abc import Sequence
+from itertools import combinations
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from .passes import SlicePass
+from .passes import Group, SlicePass
 
 
 def forward(
@@ -18,15 +19,31 @@ def forward(
     weight: Float[Tensor, "out in"],
     bias: Float[Tensor, "out"] | None,
     passes: Sequence[SlicePass],
-    blocks: Sequence[slice],
+    groups: Sequence[Group],
     gain: float,
 ) -> Float[Tensor, "*batch out"]:
-    """Output. Scratch: N entries, and N of the largest slice while S is made."""
-    effective = weight.clone()
-    for one in passes:
-        for rows, S in one.sweep(blocks):
-            effective[rows].add_(S, alpha=one.spec.scale * gain)
-    return F.linear(x, effective, bias)
+    """Output. Scratch: N entries for W0 + S, and where slices share rows those of the largest slice."""
+    return F.linear(x, _effective(weight, passes, groups, gain), bias)
+
+
+def _effective(
+    weight: Float[Tensor, "out in"], passes: Sequence[SlicePass], groups: Sequence[Group], gain: float
+) -> Float[Tensor, "out in"]:
+    alone = all(a.rows.stop <= b.rows.start or b.rows.stop <= a.rows.start for a, b in combinations(passes, 2))
+    if not alone or any(one.dtype != weight.dtype for one in passes):
+        effective = weight.clone()
+        for one in passes:
+            for rows, S in one.sweep(groups, one.scratch()):
+                effective[rows].add_(S, alpha=one.spec.scale * gain)
+        return effective
+    effective = torch.empty_like(weight)
+    for group in groups:
+        if not any(one.covers(group) for one in passes):
+            effective[group.rows] = weight[group.rows]
+    for one in passes:  # each delta is made, gated and added to W0 in its place
+        for rows, S in one.sweep(groups, effective[one.rows]):
+            torch.add(weight[rows], S, alpha=one.spec.scale * gain, out=S)
+    return effective
 
 
 def backward(
@@ -34,24 +51,28 @@ def backward(
     x: Float[Tensor, "rows in"] | None,
     weight: Float[Tensor, "out in"],
     passes: Sequence[SlicePass],
-    blocks: Sequence[slice],
+    groups: Sequence[Group],
     gain: float,
     gx: Float[Tensor, "rows in"] | None,
     gweight: Float[Tensor, "out in"] | None,
 ) -> None:
-    """Fill `gx` (zeros) and `gweight`, and give the passes their gradients where `x` is there. Scratch: some blocks."""
-    for rows in blocks:
-        covering = [one for one in passes if one.covers(rows)]
-        if gx is not None or (x is not None and covering):
-            effective = weight[rows]
-            for one in covering:
-                effective = torch.add(effective, one.sparse(rows), alpha=one.spec.scale * gain)
-            if gx is not None:
-                gx.addmm_(gy[:, rows], effective)
-        if x is None or not (covering or gweight is not None):
-            continue
-        grad = gy[:, rows].T @ x
-        if gweight is not None:
-            gweight[rows] = grad
-        for one in covering:
-            one.accumulate(rows, grad)
+    """Write `gx` and `gweight`; the passes take in their gradients where `x` is there. Scratch: one group."""
+    for index, group in enumerate(groups):
+        covering = [one for one in passes if one.covers(group)]
+        grad = gy[:, group.rows].T @ x if x is not None and (covering or gweight is not None) else None
+        if gweight is not None and grad is not None:
+            gweight[group.rows] = grad
+        effective = weight[group.rows]
+        if covering:
+            effective = (
+                torch.empty_like(effective) if grad is None else grad
+            )  # W0 + S takes the place of a used gradient
+        for rows in group.blocks if covering else ():
+            local, total = group.local(rows), weight[rows]
+            deltas = [(one.sparse(rows), one) for one in covering]
+            for _, one in deltas if grad is not None else ():
+                one.accumulate(rows, grad[local])
+            for S, one in deltas if gx is not None else ():
+                total = torch.add(total, S, alpha=one.spec.scale * gain, out=effective[local])
+        if gx is not None:
+            gx.addmm_(gy[:, group.rows], effective, beta=float(index > 0))
