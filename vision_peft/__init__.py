@@ -5,6 +5,9 @@ Importing this package registers its methods with PEFT and its models with timm:
     model = get_peft_model(timm.create_model("vit_base_patch16_224", num_classes=100), vision_peft.SnellConfig(r=8))
 """
 
+from peft_kernels.adapter_files import AdapterError
+from peft_kernels.hotswap import hotswap_adapter
+from peft_kernels.loading import load_adapter
 from vision_peft import models
 from vision_peft.methods import (
     AdapterPlusConfig,
@@ -19,6 +22,7 @@ from vision_peft.methods import (
 )
 
 __all__ = [
+    "AdapterError",
     "AdapterPlusConfig",
     "BitFitConfig",
     "FullConfig",
@@ -28,5 +32,7 @@ __all__ = [
     "SsfConfig",
     "fill",
     "fold_scaling",
+    "hotswap_adapter",
+    "load_adapter",
     "models",
 ]

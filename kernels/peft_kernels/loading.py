@@ -1,0 +1,167 @@
+"""Load a saved adapter, checked in full before anything of the model is changed.
+
+PEFT's own loading is permissive: it passes over extra keys in silence, warns about missing ones, takes NaN, and leaves
+the model wrapped when a shape does not fit. Here each of these raises, and the model stays as it was. Which keys and
+shapes a file must have is found by attaching its configuration to a copy of the model without memory (meta device).
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import (
+    MODEL_TYPE_TO_PEFT_MODEL_MAPPING,
+    PeftConfig,
+    PeftModel,
+    get_peft_model_state_dict,
+    set_peft_model_state_dict,
+)
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor, nn
+
+from peft_kernels.adapter_files import AdapterError, find_adapter, read_config
+from peft_kernels.adapter_fit import Expected, check_fit, describe
+from peft_kernels.adapter_tensors import group_of, read_header, read_tensors
+from peft_kernels.layer import AdapterLayer
+
+
+def load_adapter(
+    model: nn.Module,
+    path: str | Path,
+    adapter_name: str = "default",
+    *,
+    is_trainable: bool = False,
+    strict: bool = True,
+    subfolder: str | None = None,
+    revision: str | None = None,
+    autocast_adapter_dtype: bool = True,
+) -> PeftModel:
+    """Put a saved adapter, with the head that was trained with it, on ``model``.
+
+    Reads adapters of every registered method and of PEFT's own, safetensors only. The base model is wrapped in place,
+    as PEFT does; on any failure it is as it was before.
+
+    Args:
+        model: the base model, or a `PeftModel`, which gets one more adapter (inactive, as with PEFT).
+        path: the adapter's folder, or ``owner/name`` on the Hugging Face hub.
+        adapter_name: the name it gets on this model.
+        is_trainable: whether it is trained further; otherwise it is frozen and the model put into evaluation mode.
+        strict: whether every key must match. If not, missing tensors keep their start and unexpected ones are left
+            out, with one warning; shapes, types and values are checked all the same.
+        subfolder: the adapter's folder within ``path``.
+        revision: branch, tag or commit on the hub.
+        autocast_adapter_dtype: whether half-precision adapters are held in float32, as PEFT does.
+
+    Raises:
+        AdapterError: there is no adapter at ``path``; it is a pickle, damaged or unsafe; its configuration has an
+            unknown method, field or value; it is for another model (which key, shape found and expected, share of keys
+            that match); it holds NaN, infinity or an index out of range; or the name is taken.
+    """
+    if isinstance(model, PeftModel) and adapter_name in model.peft_config:
+        raise AdapterError(
+            f"the model has an adapter called {adapter_name!r} already: give another `adapter_name`, "
+            "or exchange its tensors with `hotswap_adapter`"
+        )
+    files = find_adapter(path, subfolder, revision)
+    config = read_config(files.config)
+    config.inference_mode = not is_trainable
+    expected = expected_tensors(model, config, str(files.config), adapter_name)
+    infos, _ = read_header(files.weights)
+    check_fit(expected, infos, str(files.weights), model, config, strict)
+    tensors = read_tensors(files.weights, expected.limits)
+    with _as_before_on_failure(model):
+        adapted = _attach(model, config, adapter_name, autocast_adapter_dtype)
+        state = {key: tensor for key, tensor in tensors.items() if key in expected.tensors}
+        if len(state) < len(expected.tensors):
+            state = {**_state(adapted, adapter_name), **state}
+        set_peft_model_state_dict(adapted, state, adapter_name=adapter_name)
+    if not is_trainable:
+        adapted.eval()
+    elif adapted is model:
+        adapted.set_requires_grad(adapter_name)
+    return adapted
+
+
+# --- what a file must hold -----------------------------------------------------------------------------------------
+def expected_tensors(model: nn.Module, config: PeftConfig, source: str, adapter_name: str = "default") -> Expected:
+    """What a file must hold for ``config`` on ``model``, found on a copy of the model without memory.
+
+    Raises:
+        AdapterError: the configuration cannot be put on this model; ``source`` is named as where it comes from.
+    """
+    config = copy.deepcopy(config)
+    if hasattr(config, "init_lora_weights"):
+        config.init_lora_weights = True  # type: ignore[attr-defined]  # starts that compute with the weights need them
+    try:
+        with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+            warnings.simplefilter("ignore")
+            adapted = _attach(on_meta(model), config, adapter_name, low_cpu_mem_usage=True)
+    except Exception as error:
+        # Whatever a method makes of values that do not suit it, it is the file's fault: it is data from outside.
+        reason = " ".join(str(error.args[0] if error.args else error).split())
+        raise AdapterError(f"{source} does not fit {describe(model)}: {reason}") from None
+    return expected_of(adapted, adapter_name)
+
+
+def expected_of(adapted: PeftModel, adapter_name: str) -> Expected:
+    """What a file must hold for an adapter that is attached already."""
+    tensors = _state(adapted, adapter_name)
+    layers = {f"{name}.": layer for name, layer in adapted.named_modules() if isinstance(layer, BaseTunerLayer)}
+    limits = {}
+    for key in (key for key, tensor in tensors.items() if group_of(tensor) == "an integer type"):
+        owner = layers.get(max((name for name in layers if key.startswith(name)), key=len, default=""))
+        # This project's index buffers count entries of the layer's weight; of PEFT's own it is known that none is < 0.
+        weight = owner.get_base_layer().weight if isinstance(owner, AdapterLayer) else None
+        limits[key] = weight.numel() if isinstance(weight, Tensor) else torch.iinfo(tensors[key].dtype).max
+    return Expected(tensors, limits)
+
+
+def on_meta(model: nn.Module) -> nn.Module:
+    """A copy of ``model`` whose tensors have shape and type but no memory."""
+    memo: dict[int, Any] = {}
+    for tensor in (*model.parameters(), *model.buffers()):
+        empty = torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
+        wrapped = nn.Parameter(empty, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
+        memo[id(tensor)] = wrapped
+    return copy.deepcopy(model, memo)
+
+
+# --- attaching -----------------------------------------------------------------------------------------------------
+def _attach(
+    model: nn.Module, config: PeftConfig, name: str, autocast: bool = True, low_cpu_mem_usage: bool = False
+) -> PeftModel:
+    options: dict[str, Any] = {"autocast_adapter_dtype": autocast, "low_cpu_mem_usage": low_cpu_mem_usage}
+    if isinstance(model, PeftModel):
+        model.add_adapter(name, config, **options)
+        return model
+    cls = MODEL_TYPE_TO_PEFT_MODEL_MAPPING.get(str(config.task_type), PeftModel)
+    return cls(model, config, name, **options)  # type: ignore[arg-type]
+
+
+def _state(adapted: PeftModel, name: str) -> dict[str, Tensor]:
+    # Embeddings would have PEFT ask the hub for the base model's configuration; only language models have them saved.
+    return get_peft_model_state_dict(adapted, adapter_name=name, save_embedding_layers=False)
+
+
+@contextmanager
+def _as_before_on_failure(model: nn.Module) -> Iterator[None]:
+    """Put the structure of ``model`` back if the block fails: modules, hooks, attributes and flags of every module."""
+    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    state = [module.__dict__ for module in model.modules()]
+    saved = [(own, dict(own), [(d, dict(d)) for d in own.values() if isinstance(d, dict)]) for own in state]
+    try:
+        yield
+    except BaseException:
+        for own, attributes, inner in saved:
+            for place, content in [(own, attributes), *inner]:
+                place.clear()
+                place.update(content)
+        for parameter, flag in flags:
+            parameter.requires_grad_(flag)
+        raise
