@@ -221,6 +221,7 @@ class ReparamLayer(AdapterLayer):
             for tensor_name, tensor in merged.items():
                 base = bases[tensor_name]
                 self._originals.setdefault(tensor_name, None if base is None else base.detach().clone())
+                assert tensor is not None
                 owned = isinstance(tensor, nn.Parameter)  # by the adapter, which may go on training
                 _write_tensor(self.base_layer, tensor_name, tensor.clone() if owned else tensor)
             self.merged_adapters.append(name)

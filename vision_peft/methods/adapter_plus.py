@@ -135,8 +135,9 @@ class TapLayer(FeatureLayer):
     def connect(self, block: nn.Module, before_norm: bool) -> TapLayer:
         """Add what is read here to the output of ``block.drop_path2``."""
         self.before_norm = before_norm
-        self._sink = (block.drop_path2,)
+        self._block = (block,)  # in a tuple: the block is no child of its norm
         block.drop_path2.register_forward_hook(self._add)  # type: ignore[union-attr]
+        block.register_forward_hook(self._clear, always_call=True)
         return self
 
     def adapted_forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
@@ -154,13 +155,17 @@ class TapLayer(FeatureLayer):
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_summand": []}  # a value in flight is no state
 
+    def _clear(self, module: nn.Module, args: Any, y: Any) -> None:
+        self._summand.clear()  # also after an error, or a recomputation that stopped before the end
+
     def detach(self) -> None:
-        """Take the hook out of the block again."""
-        sink = self._sink[0]
-        assert isinstance(sink, nn.Module)
-        hooks = sink._forward_hooks
-        for key in [k for k, hook in hooks.items() if getattr(hook, "__self__", None) is self]:
-            del hooks[key]
+        """Take the hooks out of the block again."""
+        (block,) = self._block
+        for module in (block, block.drop_path2):
+            assert isinstance(module, nn.Module)
+            for key in [k for k, hook in module._forward_hooks.items() if getattr(hook, "__self__", None) is self]:
+                del module._forward_hooks[key]
+                module._forward_hooks_always_called.pop(key, None)
 
 
 class AdapterPlusTuner(AdapterTuner):

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from peft.utils.constants import DUMMY_TARGET_MODULES
-from peft.utils.other import AuxiliaryTrainingWrapper
+from peft.utils.other import AuxiliaryTrainingWrapper, ModulesToSaveWrapper
 from torch import nn
 
 from peft_kernels.config import MethodConfig
@@ -153,9 +153,10 @@ class LinearProbeTuner(AdapterTuner):
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
         super().inject_adapter(model, adapter_name, *args, **kwargs)
-        if not self.peft_config[adapter_name].init_weights:
+        config: Any = self.peft_config[adapter_name]
+        if not config.init_weights:
             for module in self.model.modules():
-                if isinstance(module, AuxiliaryTrainingWrapper):
+                if isinstance(module, ModulesToSaveWrapper):
                     for parameter in module.modules_to_save[adapter_name].parameters():
                         parameter.data += torch.randn_like(parameter) * (0.1 + parameter.data.abs())
 

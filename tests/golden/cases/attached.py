@@ -25,8 +25,7 @@ class Attached:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="the .* adapter of .* more than the")  # the cases are tiny
             self.model: PeftModel = get_peft_model(module, config)  # type: ignore[arg-type]
-        # Adapters of modules without parameters (drop_path) have nothing to take their type from.
-        self.model.to(next(module.parameters()).dtype).eval()
+        self.model.eval()
         prefix = "base_model.model."
         self.adapters: dict[str, nn.Module] = {
             name.removeprefix(prefix): layer.adapters["default"]
