@@ -199,27 +199,25 @@ class AdapterTuner(BaseTuner):
 
     @contextmanager
     def _all_or_nothing(self, adapter_name: str) -> Iterator[None]:
-        self._replaced: list[tuple[nn.Module, str, nn.Module]] = []
+        children = {module: dict(module._modules) for module in self.model.modules()}
         flags = [(parameter, parameter.requires_grad) for parameter in self.model.parameters()]
         try:
             yield
         except BaseException:
-            for parent, name, child in reversed(self._replaced):
-                layer = parent._modules[name]
-                if isinstance(layer, AdapterLayer):
-                    layer.detach()
-                parent._modules[name] = child
             for module in list(self.model.modules()):
-                if isinstance(module, (AdapterLayer, OwnedTensors)) and adapter_name in module.adapters:
-                    with warnings.catch_warnings():
-                        warnings.simplefilter("ignore")
-                        module.delete_adapter(adapter_name)
+                if module not in children and isinstance(module, (AdapterLayer, OwnedTensors)):
+                    module.detach()
+            for module, before in children.items():
+                module._modules.clear()
+                module._modules.update(before)
+                if isinstance(module, (AdapterLayer, OwnedTensors)):
+                    module.scaling.pop(adapter_name, None)
+                elif isinstance(module, AuxiliaryTrainingWrapper):
+                    module._adapters.discard(adapter_name)
             for parameter, flag in flags:
                 parameter.requires_grad_(flag)
             self.peft_config.pop(adapter_name, None)
             raise
-        finally:
-            del self._replaced
 
     def _create_and_replace(
         self,
@@ -254,8 +252,6 @@ class AdapterTuner(BaseTuner):
             )
 
     def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
-        if hasattr(self, "_replaced"):
-            self._replaced.append((parent, child_name, child))
         setattr(parent, child_name, new_module)
 
     def train(self, mode: bool = True) -> AdapterTuner:
