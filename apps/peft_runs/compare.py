@@ -1,0 +1,74 @@
+"""A comparison from its plan to its report: train all, time all, gather, draw, tell."""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from rich.console import Console
+
+from peft_runs.compare_gather import gather
+from peft_runs.compare_jobs import finished, time_all, train_all
+from peft_runs.compare_plan import Plan
+from peft_runs.compare_progress import CompareProgress
+from peft_runs.compare_results import Results
+from peft_runs.compare_table import show
+from peft_runs.compare_words import duration
+from peft_runs.durable import write_json
+from peft_runs.errors import RunError
+from peft_runs.families import Family
+from peft_runs.figure import write_figures
+from peft_runs.recipe import Recipe
+from peft_runs.report import write_report
+from peft_runs.report_card import write_cards
+from peft_runs.report_pictures import ShowsPictures
+
+
+def carry_out(
+    plan: Plan, out: Path, family: Family, recipes: Mapping[str, Recipe], task: object, console: Console
+) -> Results:
+    """Do what the plan's runs still lack, then write the record, the figures, the cards and the report.
+
+    Raises:
+        RunError: a method failed; the others are in the report.
+    """
+    begun = time.monotonic()
+    first = next(iter(recipes.values()))
+    metric = family.tasks()[first.task].metric
+    console.print(
+        f"{len(plan.methods)} methods, {len(plan.seeds)} {'seed' if len(plan.seeds) == 1 else 'seeds'}, "
+        f"{plan.jobs} side by side; results in {out}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    try:
+        with CompareProgress(console, plan.methods, len(plan.seeds), _steps(first, task), metric) as progress:
+            failures = train_all(plan, out, family, progress)
+            timed = [run for run in plan.runs if run.seed == plan.seeds[0] and finished(run, out)]
+            timing_failure = time_all(plan, out, family, timed, progress)
+    except KeyboardInterrupt:
+        done = sum(finished(run, out) for run in plan.runs)
+        console.print(f"stopped; {done} of {len(plan.runs)} runs are finished and kept. To go on:", soft_wrap=True)
+        console.print(f"  {family.program} compare --resume --out {out}", highlight=False, soft_wrap=True)
+        raise
+    results = gather(plan, out, family, recipes, failures, timing_failure, time.strftime("%Y-%m-%d %H:%M"))
+    write_json(out / "results.json", results.as_dict())
+    if results.finished:
+        write_figures(results, out / "figures")
+        write_cards(results, task, out)
+    write_report(results, task, out / "report.html")
+    console.print()
+    show(results, console)
+    console.print(
+        f"\n{duration(time.monotonic() - begun)}; report: {out / 'report.html'}", highlight=False, soft_wrap=True
+    )
+    if results.failed or timing_failure:
+        names = ", ".join(row.method for row in results.failed) or "the step times"
+        raise RunError(f"failed: {names}; reasons above, logs in {out}. To try these again: --resume --out {out}")
+    return results
+
+
+def _steps(recipe: Recipe, task: object) -> int | None:
+    """Training steps of one run, where the task tells how many samples it has."""
+    if not isinstance(task, ShowsPictures):
+        return None
+    return len(task.train_pictures.labels) // recipe.optim.batch_size * recipe.run.epochs
