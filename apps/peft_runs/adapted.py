@@ -7,6 +7,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
+from peft_kernels.loading import load_adapter
 from peft_runs.errors import RunError
 
 
@@ -14,10 +15,13 @@ def load_adapted(base: nn.Module, folder: Path) -> nn.Module:
     """The model that a run saved in `folder` (`RUN/adapter`).
 
     Raises:
-        RunError: the file is missing, damaged, or for another model; the message names key, found and expected shape.
+        RunError, AdapterError: the file is missing, damaged, or for another model; the message names key, found and
+            expected shape.
     """
+    if not folder.is_dir():
+        raise RunError(f"there is no adapter in {folder}")
     if not (folder / "model.safetensors").is_file():
-        return _load_adapter(base, folder)
+        return load_adapter(base, folder)
     tensors = read_safetensors(folder / "model.safetensors")
     expected = base.state_dict()
     for name in sorted(set(tensors) ^ set(expected)):
@@ -43,18 +47,3 @@ def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
         return load_file(path)
     except (OSError, SafetensorError) as error:
         raise RunError(f"{path} is not a whole safetensors file: {error}") from None
-
-
-def _load_adapter(base: nn.Module, folder: Path) -> nn.Module:
-    from peft import PeftModel
-
-    from peft_kernels.registry import methods
-
-    methods()  # registers what adapter_config.json may name
-    if not (folder / "adapter_config.json").is_file():
-        raise RunError(f"there is no adapter in {folder}: adapter_config.json is missing")
-    read_safetensors(folder / "adapter_model.safetensors")
-    try:
-        return PeftModel.from_pretrained(base, str(folder))  # type: ignore[arg-type]
-    except (RuntimeError, ValueError, TypeError, KeyError) as error:
-        raise RunError(f"the adapter {folder} does not fit this model: {' '.join(str(error).split())}") from None

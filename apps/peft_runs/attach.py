@@ -18,11 +18,22 @@ def attach(base: nn.Module, spec: MethodSpec) -> nn.Module:
     known = methods()
     if spec.name not in known:
         raise unknown("method", spec.name, known)
+    targets = spec.fields.get("target_modules")
+    for target in targets if isinstance(targets, list) else ():
+        names = endings(base)
+        if target.partition("[")[0] not in names:
+            raise unknown(f"target of {type(base).__name__}", target, names)
     try:
         return known[spec.name].attach(base, **spec.fields)
     except (TypeError, ValueError, KeyError) as error:
         reason = error.args[0] if error.args else type(error).__name__
         raise UsageError(f"method {spec.name!r} cannot be put on {type(base).__name__}: {reason}") from error
+
+
+def endings(model: nn.Module) -> set[str]:
+    """What may name a module: its dotted name or any end of it (`blocks.0.attn.qkv`, ..., `attn.qkv`, `qkv`)."""
+    parts = (name.split(".") for name, _ in model.named_modules() if name)
+    return {".".join(words[start:]) for words in parts for start in range(len(words))}
 
 
 def trainable(model: nn.Module, head: list[str]) -> dict[str, int]:

@@ -19,6 +19,8 @@ from peft_runs.recipe import MethodSpec, OptimSpec, Recipe, RunSpec
 from peft_runs.task import Task
 
 SECTIONS = ("model", "data", "method", "optim", "run")
+# PEFT imports the module that the second names as soon as the first is set.
+REFUSED = ("megatron_config", "megatron_core")
 PLAIN = (bool, int, float, str, type(None), Any)
 
 
@@ -88,7 +90,7 @@ def method_fields(name: str | None) -> type:
     entries: list[tuple[str, Any, Any]] = [("name", str | None, field(default=name, metadata={"help": about}))]
     if name is not None:
         hints = typing.get_type_hints(methods()[name].config_class)
-        known = [f for f in methods()[name].fields() if is_plain(hints[f.name])]
+        known = [f for f in methods()[name].fields() if is_plain(hints[f.name]) and f.name not in REFUSED]
         entries += [(f.name, hints[f.name], _copy(f)) for f in known]
     made = make_dataclass("method", entries, frozen=True)
     lines = [f"    {f.name}: {meaning(f)}" for f in fields(made)]
@@ -184,13 +186,13 @@ def known_keys(sections: Mapping[str, type], prefix: str = "") -> Iterator[str]:
 
 
 def flat(merged: Mapping[str, Any], sections: Mapping[str, type]) -> Iterator[tuple[str, Any]]:
-    """Dotted names and values below the sections; a plain field's own mapping is one value."""
-    nested = {key.rpartition(".")[0] for key in known_keys(sections)}
-    stack = [(str(key), value) for key, value in reversed(merged.items())]
+    """Dotted names and values; a mapping that is the value of one field stays whole."""
+    whole = set(known_keys(sections))
+    stack = [(str(key), value) for key, value in reversed(list(merged.items()))]
     while stack:
         name, value = stack.pop()
-        if isinstance(value, Mapping) and name in nested:
-            stack += [(f"{name}.{key}", inner) for key, inner in reversed(value.items())]
+        if isinstance(value, Mapping) and value and name not in whole:
+            stack += [(f"{name}.{key}", inner) for key, inner in reversed(list(value.items()))]
         else:
             yield name, value
 

@@ -17,7 +17,7 @@ def write_result(folder: RunFolder, recipe: Recipe, model: nn.Module, result: di
     with whole_folder(folder.adapter) as aside:
         if recipe.method.name is None:
             tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-            save_file(tensors, aside / "model.safetensors", {"format": "pt", "architecture": recipe.model.name})
+            save_file(tensors, aside / "model.safetensors", {"format": "pt"})
         else:
             # Without the flag PEFT asks the hub for the base model's vocabulary.
             model.save_pretrained(aside, save_embedding_layers=False)  # type: ignore[operator]

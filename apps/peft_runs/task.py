@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 Batch = dict[str, Tensor]
+Told = Callable[[str, int, int], None]
 
 
 class Task(Protocol):
@@ -19,6 +20,10 @@ class Task(Protocol):
     model_spec: ClassVar[type]
     data_spec: ClassVar[type]
     metric: ClassVar[str]
+
+    def __init__(self, model: Any, data: Any, seed: int, told: Told | None = None) -> None:
+        """`model` and `data` are the recipe's sections; `told(what, done, of)` hears of long work."""
+        ...
 
     def build_model(self) -> nn.Module: ...
 

@@ -1,5 +1,7 @@
 """Scikit-learn's handwritten digits: 1,797 real scans of 8×8 pixels (UCI; Alpaydin & Kaynak, 1998), embedded."""
 
+from typing import Any
+
 import numpy as np
 from PIL import Image
 
@@ -24,7 +26,7 @@ class Digits:
         from sklearn.datasets import load_digits
         from sklearn.model_selection import train_test_split
 
-        bunch = load_digits()
+        bunch: Any = load_digits()
         scans, labels = np.asarray(bunch["images"]), np.asarray(bunch["target"], dtype=np.int64)
         train, test = train_test_split(
             np.arange(len(labels)), train_size=TRAINING_PICTURES, random_state=0, stratify=labels

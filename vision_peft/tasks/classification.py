@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, cast
 
 import timm
 import torch
@@ -79,9 +79,9 @@ class DataSpec:
 class Classification:
     """Pictures into classes, by cross-entropy; judged by top-1 accuracy on the test part."""
 
-    model_spec = ModelSpec
-    data_spec = DataSpec
-    metric = "accuracy"
+    model_spec: ClassVar[type] = ModelSpec
+    data_spec: ClassVar[type] = DataSpec
+    metric: ClassVar[str] = "accuracy"
 
     def __init__(
         self, model: ModelSpec, data: DataSpec, seed: int, told: Callable[[str, int, int], None] | None = None
@@ -157,7 +157,7 @@ class Classification:
 
     def head(self, model: nn.Module) -> list[str]:
         """Names of the classifier's modules, for counting parameters with and without it."""
-        names: Any = model.pretrained_cfg["classifier"]
+        names: Any = cast(Any, model).pretrained_cfg["classifier"]
         return [names] if isinstance(names, str) else list(names)
 
     def _kept(self, pictures: Pictures, what: str) -> Pictures:
