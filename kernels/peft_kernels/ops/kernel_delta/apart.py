@@ -27,7 +27,7 @@ class Kept:
 
     def __init__(self, keep: Bool[Tensor, "batch"] | None, rows: int):
         self.factor: Bool[Tensor, "rows 1"] | None = None
-        self.runs = [slice(0, rows)]
+        self.runs, self.gaps = [slice(0, rows)], []
         if keep is None:
             return
         each = rows // keep.numel()
@@ -37,6 +37,7 @@ class Kept:
             runs = [slice(a, b) for a, b in zip(edges[::2], edges[1::2], strict=True)]
             if all(run.stop - run.start >= _SHORT for run in runs):
                 self.runs = runs
+                self.gaps = [slice(a, b) for a, b in zip([0, *edges[1::2]], [*edges[::2], rows], strict=True)]
                 return
         self.factor = keep.repeat_interleave(each)[:, None]
 
@@ -66,8 +67,8 @@ def forward(
     for index, one in enumerate(passes):
         kept = Kept(None if keep is None else keep[index], len(rows_x))
         S = one.scratch()
-        for _ in one.sweep(groups, S):
-            pass
+        for _, part in one.sweep(groups, S):
+            one.put(None, part)
         seen = kept.of(rows_x)
         for run in kept.runs:
             _add_product(rows_y[run, one.rows], seen[run], S.T, one.spec.scale * gain)
@@ -85,25 +86,26 @@ def backward(
     gain: float,
     need_x: bool,
 ) -> Float[Tensor, "rows in"] | None:
-    """Gradient of x if needed; the passes take in theirs where `x` is there. Scratch: x after dropout, one group."""
+    """Gradient of x if needed; the passes take in theirs where `x` is there. Scratch: x after dropout, N entries."""
     rows_x = None if x is None else dropped(x, drop)
-    exact = torch.promote_types(gy.dtype, torch.float32)  # the groups' shares add up in it
-    gx = gy.new_zeros(len(gy), passes[0].part.A.shape[1], dtype=exact) if need_x else None
-    for index, one in enumerate(passes):
-        kept = Kept(None if keep is None else keep[index], len(gy))
-        for group in (group for group in groups if one.covers(group)):
-            gy_kept = kept.of(gy[:, group.rows])
-            grad = None if rows_x is None else _weight_gradient(gy_kept, rows_x, kept.runs).to(one.dtype)
-            S = one.scratch(group) if grad is None else grad  # S takes the place of a used gradient
-            for rows in group.blocks:
-                block = one.sparse(rows)
-                if grad is not None:
-                    one.accumulate(rows, grad[group.local(rows)])
-                S[group.local(rows)] = block
-            for run in kept.runs if gx is not None else ():
-                _add_product(gx[run], gy_kept[run], S, one.spec.scale * gain)
-    if gx is None:
+    kept = [Kept(None if keep is None else k, len(gy)) for k in ([None] * len(passes) if keep is None else keep)]
+    deltas = [
+        _restore(part.of(gy[:, one.rows]), rows_x, part.runs, one, groups)
+        for one, part in zip(passes, kept, strict=True)
+    ]
+    if not need_x:
         return None
+    exact = torch.promote_types(gy.dtype, torch.float32)  # the shares of the slices add up in it
+    if rows_x is not None and drop is not None and rows_x.dtype == exact:
+        gx = rows_x  # x after dropout has had its use
+    else:
+        gx = gy.new_empty(len(gy), passes[0].part.A.shape[1], dtype=exact)
+    for index, (S, one, part) in enumerate(zip(deltas, passes, kept, strict=True)):
+        gy_kept = part.of(gy[:, one.rows])
+        for run in part.runs:
+            _add_product(gx[run], gy_kept[run], S, one.spec.scale * gain, beta=float(index > 0))
+        for gap in part.gaps if index == 0 else ():
+            gx[gap].zero_()
     if drop is not None:
         torch.where(drop.view_as(gx), gx, gx.new_zeros(()), out=gx)
     if weight is not None:
@@ -111,18 +113,32 @@ def backward(
     return gx.to(gy.dtype)
 
 
-def _weight_gradient(
-    gy: Float[Tensor, "rows out"], x: Float[Tensor, "rows in"], runs: list[slice]
+def _restore(
+    gy: Float[Tensor, "rows out"],
+    x: Float[Tensor, "rows in"] | None,
+    runs: list[slice],
+    one: SlicePass,
+    groups: Sequence[Group],
 ) -> Float[Tensor, "out in"]:
-    total = gy.new_zeros(gy.shape[1], x.shape[1])
-    for index, run in enumerate(runs):
-        total.addmm_(gy[run].T, x[run], beta=float(index > 0))
-    return total
+    """S of a slice without its scale, in the place of its gradient, which the pass takes in where `x` is there."""
+    S = one.scratch()
+    for group in (group for group in groups if one.covers(group)):
+        rows = one.local(group.rows)
+        for index, run in enumerate(runs if x is not None else ()):
+            assert x is not None
+            _add_product(S[rows], gy[run, rows].T, x[run], 1.0, beta=float(index > 0))
+        for block in group.blocks:
+            part = S[one.local(block)]
+            one.restore(block)
+            if x is not None and runs:
+                one.accumulate(block, part)
+            one.put(None, part)
+    return S
 
 
 def into_range(values: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
     """Values in `dtype`, in float16 divided by the power of two just above the largest; and that power's exponent."""
-    if dtype != torch.float16 or values.numel() == 0:
+    if values.dtype == dtype or dtype != torch.float16:
         return values.to(dtype), None
     exponent = torch.frexp(values.abs().amax()).exponent
     return torch.ldexp(values, -exponent).to(dtype), exponent
@@ -133,10 +149,14 @@ def out_of_range(values: Tensor, exponent: Tensor | None) -> Tensor:
     return values if exponent is None else torch.ldexp(values.float(), exponent).to(values.dtype)
 
 
-def _add_product(out: Tensor, left: Tensor, right: Tensor, factor: float) -> None:
-    """out += factor * left @ right, with `right` brought to the dtype of `left`."""
+def _add_product(out: Tensor, left: Tensor, right: Tensor, factor: float, beta: float = 1.0) -> None:
+    """out = beta * out + factor * left @ right, with `right` brought to the dtype of `left`."""
     right, exponent = into_range(right, left.dtype)
     if out.dtype == left.dtype and exponent is None:
-        out.addmm_(left, right, alpha=factor)
+        out.addmm_(left, right, alpha=factor, beta=beta)
+        return
+    product = out_of_range(left @ right, exponent)
+    if beta:
+        out.add_(product, alpha=factor)
     else:
-        out.add_(out_of_range(left @ right, exponent), alpha=factor)
+        torch.mul(product, factor, out=out)

@@ -37,8 +37,8 @@ def add_deltas(weight: Float[Tensor, "out in"], slices: Sequence[DeltaSlice], si
     passes = [SlicePass(part) for part in slices]
     groups = groups_of(slices, len(weight), size)
     for one in passes:
-        for rows, S in one.sweep(groups, one.scratch()):
-            weight[rows].add_(S, alpha=one.spec.scale)
+        for rows, _ in one.sweep(groups, one.scratch()):
+            one.put(weight[rows], weight[rows], one.spec.scale)
     return torch.stack([one.t for one in passes if one.t is not None])
 
 
@@ -50,7 +50,8 @@ def restore_deltas(
     for group in groups_of(slices, len(weight), size):
         for one in (one for one in passes if one.covers(group)):
             for rows in group.blocks:
-                weight[rows].add_(one.sparse(rows), alpha=one.spec.scale)
+                one.restore(rows)
+                one.put(weight[rows], weight[rows], one.spec.scale)
 
 
 def recompute(
@@ -61,7 +62,7 @@ def recompute(
     for group in groups_of(slices, len(grad), size):
         for one in (one for one in passes if one.covers(group)):
             for rows in group.blocks:
-                one.sparse(rows)
+                one.restore(rows)
                 one.accumulate(rows, grad[rows])
     return [g for column in zip(*(one.gradients() for one in passes), strict=True) for g in column if g is not None]
 

@@ -7,7 +7,7 @@ grad)` takes in the gradient of the block written last, whose intermediate value
 from typing import Protocol
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from .points import PointSets
@@ -21,6 +21,10 @@ class MergeKernel(Protocol):
 
     def delta_(self, rows: slice, out: Float[Tensor, "rows in"]) -> None:
         """Write a block of rows."""
+        ...
+
+    def at(self, i: Int[Tensor, "n"], j: Int[Tensor, "n"]) -> Float[Tensor, "n"]:
+        """Single entries, up to rounding."""
         ...
 
     def accumulate(self, rows: slice, grad: Float[Tensor, "rows in"]) -> None:
@@ -63,6 +67,9 @@ class PiecewiseLinear:
         if sign < 0 or not rest:
             torch.mul(total, sign, out=out)
 
+    def at(self, i: Int[Tensor, "n"], j: Int[Tensor, "n"]) -> Float[Tensor, "n"]:
+        return sum((d * s for d, s in zip(self.points.pairs(i, j), self.signs, strict=True)), i.new_zeros(()))
+
     def accumulate(self, rows: slice, grad: Float[Tensor, "rows in"]) -> None:
         self.points.accumulate_distance(rows, grad, self.distances)
 
@@ -80,6 +87,9 @@ class Linear:
 
     def delta_(self, rows: slice, out: Float[Tensor, "rows in"]) -> None:
         torch.mm(self.B[rows], self.A.T, out=out)
+
+    def at(self, i: Int[Tensor, "n"], j: Int[Tensor, "n"]) -> Float[Tensor, "n"]:
+        return (self.B[i] * self.A[j]).sum(1)
 
     def accumulate(self, rows: slice, grad: Float[Tensor, "rows in"]) -> None:
         self.grad_A.addmm_(self.B[rows].T, grad)
@@ -102,6 +112,10 @@ class Sigmoid(Linear):
         super().delta_(rows, self.u)
         self.f = torch.sigmoid(beta * self.u)
         torch.mul(self.f, alpha, out=out).add_(gamma)
+
+    def at(self, i: Int[Tensor, "n"], j: Int[Tensor, "n"]) -> Float[Tensor, "n"]:
+        alpha, beta, gamma = self.scalars
+        return alpha * torch.sigmoid(beta * super().at(i, j)) + gamma
 
     def accumulate(self, rows: slice, grad: Float[Tensor, "rows in"]) -> None:
         alpha, beta, _ = self.scalars
@@ -126,6 +140,10 @@ class RadialBasis:
         self.points.squared_(rows, self.q[None])
         self.f = torch.exp(-beta * self.q)
         torch.mul(self.f, alpha, out=out).add_(gamma)
+
+    def at(self, i: Int[Tensor, "n"], j: Int[Tensor, "n"]) -> Float[Tensor, "n"]:
+        alpha, beta, gamma = self.scalars
+        return alpha * torch.exp(-beta * self.points.pairs(i, j)[0].square()) + gamma
 
     def accumulate(self, rows: slice, grad: Float[Tensor, "rows in"]) -> None:
         alpha, beta, _ = self.scalars

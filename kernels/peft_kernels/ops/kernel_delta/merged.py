@@ -33,16 +33,16 @@ def _effective(
     if not alone or any(one.dtype != weight.dtype for one in passes):
         effective = weight.clone()
         for one in passes:
-            for rows, S in one.sweep(groups, one.scratch()):
-                effective[rows].add_(S, alpha=one.spec.scale * gain)
+            for rows, _ in one.sweep(groups, one.scratch()):
+                one.put(effective[rows], effective[rows], one.spec.scale * gain)
         return effective
     effective = torch.empty_like(weight)
     for group in groups:
         if not any(one.covers(group) for one in passes):
             effective[group.rows] = weight[group.rows]
     for one in passes:  # each delta is made, gated and added to W0 in its place
-        for rows, S in one.sweep(groups, effective[one.rows]):
-            torch.add(weight[rows], S, alpha=one.spec.scale * gain, out=S)
+        for rows, room in one.sweep(groups, effective[one.rows]):
+            one.put(weight[rows], room, one.spec.scale * gain)
     return effective
 
 
@@ -57,22 +57,23 @@ def backward(
     gweight: Float[Tensor, "out in"] | None,
 ) -> None:
     """Write `gx` and `gweight`; the passes take in their gradients where `x` is there. Scratch: one group."""
+    room = gy.new_empty(max(group.rows.stop - group.rows.start for group in groups), weight.shape[1])
     for index, group in enumerate(groups):
         covering = [one for one in passes if one.covers(group)]
-        grad = gy[:, group.rows].T @ x if x is not None and (covering or gweight is not None) else None
+        effective = room[: group.rows.stop - group.rows.start]  # its place is the gradient's until that is used
+        grad = None
+        if x is not None and (covering or gweight is not None):
+            grad = torch.mm(gy[:, group.rows].T, x, out=effective)
         if gweight is not None and grad is not None:
             gweight[group.rows] = grad
-        effective = weight[group.rows]
-        if covering:
-            effective = (
-                torch.empty_like(effective) if grad is None else grad
-            )  # W0 + S takes the place of a used gradient
-        for rows in group.blocks if covering else ():
-            local, total = group.local(rows), weight[rows]
-            deltas = [(one.sparse(rows), one) for one in covering]
-            for _, one in deltas if grad is not None else ():
-                one.accumulate(rows, grad[local])
-            for S, one in deltas if gx is not None else ():
-                total = torch.add(total, S, alpha=one.spec.scale * gain, out=effective[local])
+        for rows in group.blocks:
+            total, local = weight[rows], group.local(rows)
+            for one in covering:
+                one.restore(rows)
+                if grad is not None:
+                    one.accumulate(rows, grad[local])
+            for one in covering:
+                one.put(total, effective[local], one.spec.scale * gain)
+                total = effective[local]
         if gx is not None:
-            gx.addmm_(gy[:, group.rows], effective, beta=float(index > 0))
+            gx.addmm_(gy[:, group.rows], effective if covering else weight[group.rows], beta=float(index > 0))

@@ -6,7 +6,7 @@ resolve are computed again from differences, so that equal points are at distanc
 """
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 
@@ -28,6 +28,7 @@ class PointSets:
         self.right = torch.cat([norm_a, -2 * self.a, one_a], 2).mT.contiguous()
         # On other devices differences are taken always: no host sync, no TF32.
         self.resolved = torch.finfo(a.dtype).eps ** 0.5 * float(norm_a.max() + norm_b.max()) if a.is_cpu else torch.inf
+        self.close = True  # whether the block written last may hold a distance of 0
         self.grad_a, self.grad_b = torch.zeros_like(self.right[:, 1:]), torch.zeros_like(self.left[:, :-1])
 
     def squared_(self, rows: slice, out: Float[Tensor, "parts rows in"]) -> None:
@@ -36,7 +37,8 @@ class PointSets:
             out.copy_(self._differences(rows)).square_()
             return
         torch.bmm(self.left[:, :, rows].mT, self.right, out=out)
-        if out.amin().item() < self.resolved:
+        self.close = out.amin().item() < self.resolved
+        if self.close:
             part, i, j = (out < self.resolved).nonzero(as_tuple=True)
             out[part, i, j] = (self.b[:, rows][part, i] - self.a[part, j]).square().sum(1)
 
@@ -48,6 +50,11 @@ class PointSets:
         else:
             out.copy_(self._differences(rows))
 
+    def pairs(self, i: Int[Tensor, "n"], j: Int[Tensor, "n"]) -> Float[Tensor, "parts n"]:
+        """Distances of order p of single pairs."""
+        apart = self.b.index_select(1, i) - self.a.index_select(1, j)
+        return apart.square().sum(2).sqrt() if self.p == 2.0 else torch.linalg.vector_norm(apart, self.p, dim=2)
+
     def _differences(self, rows: slice) -> Float[Tensor, "parts rows in"]:
         return torch.cdist(self.b[:, rows], self.a, p=self.p, compute_mode="donot_use_mm_for_euclid_dist")
 
@@ -56,7 +63,7 @@ class PointSets:
     ) -> None:
         """Add the gradient that reaches the distances of some rows; a distance of 0 passes none. Spoils `distance`."""
         if self.p == 2.0:
-            if not distance.is_cpu or distance.amin().item() == 0.0:
+            if self.close:
                 distance.masked_fill_(distance == 0, torch.inf)
             self.accumulate(rows, torch.div(grad, distance, out=distance))
             return
