@@ -75,7 +75,7 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         if reference is not None and not on_meta:
             dtype = reference.dtype if reference.dtype.is_floating_point else None
             adapter = adapter.to(device=reference.device, dtype=dtype)
-        self.adapters[name] = adapter
+        self.adapters[name] = adapter.train(self.training)
         self.scaling[name] = 1.0
         self.set_adapter(active, inference_mode=inference_mode)
 

@@ -75,7 +75,9 @@ def load_adapter(
     infos, _ = read_header(files.weights)
     check_fit(expected, infos, str(files.weights), model, config, strict)
     tensors = read_tensors(files.weights, expected.limits)
-    with _as_before_on_failure(model):
+    with _as_before_on_failure(model), warnings.catch_warnings():
+        # PEFT on norms of classes that it cannot tell the sizes of; it does not need them.
+        warnings.filterwarnings("ignore", message="Unsupported layer type")
         adapted = _attach(model, config, adapter_name, autocast_adapter_dtype)
         state = {key: tensor for key, tensor in tensors.items() if key in expected.tensors}
         if len(state) < len(expected.tensors):

@@ -7,20 +7,17 @@ both are computed again there (non-reentrant checkpointing; a method with a fuse
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from peft.tuners.tuners_utils import check_adapters_to_merge
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
-from peft_kernels.frozen import frozen_forward, plain_convolution
+from peft_kernels.calls import FORWARDS, HALF, LINEAR_IN_WEIGHT, get_tensor, low_precision, write_tensor
 from peft_kernels.layer import AdapterLayer
-
-HALF = (torch.float16, torch.bfloat16)
 
 
 class Reparam(nn.Module):
@@ -74,40 +71,6 @@ class MatrixParts(Reparam):
         if row < tensor.shape[0]:
             blocks.append(tensor.new_zeros(()).expand(tensor.shape[0] - row, *tensor.shape[1:]))
         return blocks[0] if len(blocks) == 1 else torch.cat([b.to(blocks[0].dtype) for b in blocks])
-
-
-class TrainedTensors(Reparam):
-    """Trained copies of some tensors of a module: the adapter of full fine-tuning, BitFit and raw parameters.
-
-    The change it stands for is ``trained − base``, so that several adapters add up and a scale interpolates.
-    """
-
-    recompute = False
-
-    def __init__(self, base: nn.Module, names: Iterable[str], init_weights: bool = True) -> None:
-        super().__init__()
-        self.tensors = tuple(names)
-        for name in self.tensors:
-            source = get_tensor(base, name)
-            assert source is not None, name
-            trained = source.detach().clone()
-            if not init_weights:
-                trained += torch.randn_like(trained) * (0.1 + trained.abs())
-            self.register_parameter(_flat(name), nn.Parameter(trained))
-
-    def trained(self, name: str) -> Tensor:
-        """The trained copy of the tensor ``name``."""
-        return self.get_parameter(_flat(name))
-
-    def delta(self, name: str, tensor: Tensor) -> Tensor:
-        return self.trained(name) - tensor
-
-    def effective(self, name: str, tensor: Tensor | None) -> Tensor:
-        return self.trained(name)
-
-
-def _flat(name: str) -> str:
-    return name.replace(".", "_")
 
 
 class ReparamLayer(AdapterLayer):
@@ -169,19 +132,19 @@ class ReparamLayer(AdapterLayer):
     def adapted_forward(self, *args: Any, **kwargs: Any) -> Any:
         if torch.is_grad_enabled() and any(a.recompute for a, _ in self.running):  # type: ignore[union-attr]
             # Only a module outside the table may draw random numbers (dropout inside an attention module).
-            random = type(self.base_layer).forward not in _FORWARDS
+            random = type(self.base_layer).forward not in FORWARDS
             return checkpoint(self._plain_forward, *args, use_reentrant=False, preserve_rng_state=random, **kwargs)
         return self._plain_forward(*args, **kwargs)
 
     def _plain_forward(self, *args: Any, **kwargs: Any) -> Any:
         base: Any = self.base_layer
-        call = _FORWARDS.get(type(base).forward)
+        call = FORWARDS.get(type(base).forward)
         if call is None or base._forward_hooks or base._forward_pre_hooks:
             changed = {name: t for name, t in self.effective_tensors().items() if t is not None}
             return functional_call(base, changed, args, kwargs)
         if self._branch_pays():
             delta = sum(s * a.delta("weight", base.weight) for a, s in self.running)  # type: ignore[union-attr]
-            branch, unit = _low_precision(delta, base.weight.dtype)
+            branch, unit = low_precision(delta, base.weight.dtype)
             return base(*args, **kwargs) + call(base, *args, weight=branch, bias=None, **kwargs) * unit
         tensors = {"weight": base.weight, "bias": base._parameters.get("bias"), **self.effective_tensors()}
         return call(base, *args, **tensors, **kwargs)
@@ -189,7 +152,7 @@ class ReparamLayer(AdapterLayer):
     def _branch_pays(self) -> bool:
         """In half precision ``W + ΔW`` would round small changes away: ``f(x; W) + f(x; ΔW)`` keeps them."""
         base: Any = self.base_layer
-        if type(base).forward not in _LINEAR_IN_WEIGHT or not isinstance(base.weight, Tensor):
+        if type(base).forward not in LINEAR_IN_WEIGHT or not isinstance(base.weight, Tensor):
             return False
         device = base.weight.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else base.weight.dtype
@@ -223,7 +186,7 @@ class ReparamLayer(AdapterLayer):
                 self._originals.setdefault(tensor_name, None if base is None else base.detach().clone())
                 assert tensor is not None
                 owned = isinstance(tensor, nn.Parameter)  # by the adapter, which may go on training
-                _write_tensor(self.base_layer, tensor_name, tensor.clone() if owned else tensor)
+                write_tensor(self.base_layer, tensor_name, tensor.clone() if owned else tensor)
             self.merged_adapters.append(name)
 
     @torch.no_grad()
@@ -233,7 +196,7 @@ class ReparamLayer(AdapterLayer):
             warnings.warn("Already unmerged. Nothing to do.", stacklevel=2)
             return
         for name, original in self._originals.items():
-            _write_tensor(self.base_layer, name, original)
+            write_tensor(self.base_layer, name, original)
         self._originals = {}
         self.merged_adapters.clear()
 
@@ -272,66 +235,3 @@ def _warn_of_rounding(
             f"of {name!r}: load the base model in float32, merge, and cast the result once",
             stacklevel=3,
         )
-
-
-# --- tensors of a module, by dotted name --------------------------------------------------------------------------
-def get_tensor(module: nn.Module, name: str) -> Tensor | None:
-    """The tensor ``name`` (dots reach into children) of a module, ``None`` if it is registered as absent."""
-    path, _, leaf = name.rpartition(".")
-    return getattr(module.get_submodule(path) if path else module, leaf)
-
-
-def _write_tensor(module: nn.Module, name: str, value: Tensor | None) -> None:
-    path, _, leaf = name.rpartition(".")
-    owner = module.get_submodule(path) if path else module
-    present = getattr(owner, leaf)
-    if value is None:
-        owner.register_parameter(leaf, None)
-    elif present is None:
-        owner.register_parameter(leaf, nn.Parameter(value, requires_grad=False))
-    else:
-        present.data = value.to(present.device)
-
-
-def _low_precision(delta: Any, dtype: torch.dtype) -> tuple[Tensor, Tensor | float]:
-    """``delta`` in the dtype the layer computes in, and the power of two that was taken out of it (float16 only)."""
-    device = delta.device.type
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else dtype
-    if dtype == torch.bfloat16:
-        return delta.to(dtype), 1.0
-    top = delta.detach().abs().amax().float().clamp_min(torch.finfo(torch.float32).tiny)
-    unit = torch.exp2(torch.ceil(torch.log2(top)))
-    return (delta / unit).to(dtype), unit.to(dtype)
-
-
-# --- forwards with given tensors; anything else goes through torch.func.functional_call ---------------------------
-def _linear(base: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return F.linear(x, weight, bias)
-
-
-def _conv(base: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    if weight is base.weight and bias is not None and plain_convolution(base, x):
-        return frozen_forward(base, x, bias=bias)
-    return base._conv_forward(x, weight, bias)
-
-
-def _embedding(base: Any, x: Tensor, weight: Tensor, bias: None) -> Tensor:
-    return F.embedding(x, weight, base.padding_idx, base.max_norm, base.norm_type, base.scale_grad_by_freq, base.sparse)
-
-
-def _layer_norm(base: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
-    return F.layer_norm(x, base.normalized_shape, weight, bias, base.eps)
-
-
-def _group_norm(base: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
-    return F.group_norm(x, base.num_groups, weight, bias, base.eps)
-
-
-_LINEAR_IN_WEIGHT: dict[Any, Callable[..., Tensor]] = {
-    nn.Linear.forward: _linear,
-    nn.Conv1d.forward: _conv,
-    nn.Conv2d.forward: _conv,
-    nn.Conv3d.forward: _conv,
-    nn.Embedding.forward: _embedding,
-}
-_FORWARDS = {**_LINEAR_IN_WEIGHT, nn.LayerNorm.forward: _layer_norm, nn.GroupNorm.forward: _group_norm}

@@ -8,15 +8,51 @@ owner's class and its parameters stay as they are, and every method of the owner
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable
 from typing import Any, cast
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
 from torch import Tensor, nn
 
-from peft_kernels.reparam import TrainedTensors
+from peft_kernels.calls import get_tensor
+from peft_kernels.reparam import Reparam
 
 CHILD = "adapted_tensors"
+
+
+class TrainedTensors(Reparam):
+    """Trained copies of some tensors of a module: the adapter of full fine-tuning, BitFit and raw parameters.
+
+    The change it stands for is ``trained − base``, so that several adapters add up and a scale interpolates.
+    """
+
+    recompute = False
+
+    def __init__(self, base: nn.Module, names: Iterable[str], init_weights: bool = True) -> None:
+        super().__init__()
+        self.tensors = tuple(names)
+        for name in self.tensors:
+            source = get_tensor(base, name)
+            assert source is not None, name
+            trained = source.detach().clone()
+            if not init_weights:
+                trained += torch.randn_like(trained) * (0.1 + trained.abs())
+            self.register_parameter(_flat(name), nn.Parameter(trained))
+
+    def trained(self, name: str) -> Tensor:
+        """The trained copy of the tensor ``name``."""
+        return self.get_parameter(_flat(name))
+
+    def delta(self, name: str, tensor: Tensor) -> Tensor:
+        return self.trained(name) - tensor
+
+    def effective(self, name: str, tensor: Tensor | None) -> Tensor:
+        return self.trained(name)
+
+
+def _flat(name: str) -> str:
+    return name.replace(".", "_")
 
 
 class OwnedTensors(nn.Module, BaseTunerLayer):

@@ -23,8 +23,8 @@ from peft_kernels import slices, targets
 from peft_kernels.config import MethodConfig, nearest
 from peft_kernels.feature import FeatureLayer
 from peft_kernels.layer import AdapterLayer
-from peft_kernels.reparam import ReparamLayer, TrainedTensors
-from peft_kernels.tensors import CHILD, OwnedTensors
+from peft_kernels.reparam import ReparamLayer
+from peft_kernels.tensors import CHILD, OwnedTensors, TrainedTensors
 
 
 class AdapterTuner(BaseTuner):

@@ -28,14 +28,15 @@ class ScaleShift(Reparam):
     Args:
         tensors: the base tensors it folds into; empty where there is nothing to fold into.
         shift: whether there is a ``β``.
+        axis: the axis of the base weight along which channels lie.
     """
 
     additive = False
     recompute = False
 
-    def __init__(self, tensors: tuple[str, ...], channels: int, std: float, shift: bool = True) -> None:
+    def __init__(self, tensors: tuple[str, ...], channels: int, std: float, shift: bool = True, axis: int = 0) -> None:
         super().__init__()
-        self.tensors = tensors
+        self.tensors, self.axis = tensors, axis
         self.scale = nn.Parameter(torch.empty(channels).normal_(1.0, std))
         self.shift = nn.Parameter(torch.empty(channels).normal_(0.0, std)) if shift else None
 
@@ -49,11 +50,9 @@ class ScaleShift(Reparam):
         _, shift = self.at()
         if tensor is None:  # a missing bias is 0, a missing norm weight 1
             return shift if bias else self.scale
-        if self.tensors == ("weight",):  # embedding: channels last, no bias to take the shift
-            return tensor * self.scale + shift
-        if bias:
+        if bias or self.tensors == ("weight",):  # an embedding has no bias to take the shift
             return self.scale * tensor + shift
-        return self.scale.view(-1, *(1,) * (tensor.ndim - 1)) * tensor
+        return self.scale.view(-1, *(1,) * (tensor.ndim - 1 if self.axis == 0 else 0)) * tensor
 
 
 class SsfLayer(ReparamLayer):
@@ -123,14 +122,15 @@ class SsfTuner(AdapterTuner):
         assert channels is not None
         # EVA, BEiT and Swin V2 read qkv.weight and add biases of their own: a shift there would never be seen.
         shift = not reads_own_weight(self.model, key)
-        return ScaleShift(_folds_into(base), channels, config.init_std if config.init_weights else 0.5, shift)
+        axis = -1 if isinstance(base, nn.Embedding) or hasattr(base, "nf") else 0  # nf: transformers' Conv1D, [in, out]
+        return ScaleShift(_folds_into(base), channels, config.init_std if config.init_weights else 0.5, shift, axis)
 
 
 def _channels(module: nn.Module) -> int | None:
     if isinstance(module, nn.Embedding):
         return module.embedding_dim
     for child in reversed(list(module.modules())):
-        for name in ("out_features", "out_channels", "num_features", "num_channels", "embed_dim"):
+        for name in ("out_features", "out_channels", "num_features", "num_channels", "embed_dim", "nf"):
             if isinstance(getattr(child, name, None), int):
                 return getattr(child, name)
         if getattr(child, "normalized_shape", None):

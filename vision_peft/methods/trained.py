@@ -17,9 +17,9 @@ from torch import nn
 
 from peft_kernels.config import MethodConfig
 from peft_kernels.registry import register
-from peft_kernels.reparam import TrainedTensors
 from peft_kernels.slices import Rows
 from peft_kernels.targets import compress, head_names, raw_parameters
+from peft_kernels.tensors import TrainedTensors
 from peft_kernels.tuner import AdapterTuner
 
 
