@@ -12,10 +12,11 @@ from peft_runs.compare_results import Results, Row
 def show(results: Results, console: Console) -> None:
     """Print the table, the failures and the notes."""
     console.print(build(results))
+    whole = not console.is_terminal  # a log's lines are not broken
     for row in results.failed:
-        console.print(f"[red]{row.method} failed: {escape(row.failure or '')}[/red]", highlight=False)
+        console.print(f"[red]{row.method} failed: {escape(row.failure or '')}[/red]", highlight=False, soft_wrap=whole)
     for note in notes(results):
-        console.print(f"[dim]{escape(note)}[/dim]", highlight=False)
+        console.print(f"[dim]{escape(note)}[/dim]", highlight=False, soft_wrap=whole)
 
 
 def build(results: Results) -> Table:
