@@ -20,7 +20,8 @@ from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import nn
 
 from peft_kernels import slices, targets
-from peft_kernels.config import MethodConfig, nearest
+from peft_kernels.attaching import all_or_nothing, attach_raw_tensors, raw_tensors
+from peft_kernels.config import MethodConfig
 from peft_kernels.feature import FeatureLayer
 from peft_kernels.layer import AdapterLayer
 from peft_kernels.reparam import ReparamLayer
@@ -85,7 +86,7 @@ class AdapterTuner(BaseTuner):
         if config.base_model_name_or_path is None:
             found["base_model_name_or_path"] = targets.model_name(self.model)
         config.remember_defaults(found)
-        self._raw_tensors(config)
+        raw_tensors(self.model, config)
         self._check_targets(config)
         if peft_config.resolved and peft_config != config:  # in use on another model, which keeps its object
             name = next(n for n, c in self.peft_config.items() if c is peft_config)
@@ -93,24 +94,6 @@ class AdapterTuner(BaseTuner):
             return config
         peft_config.__dict__.update(config.__dict__)
         return peft_config
-
-    def _raw_tensors(self, config: MethodConfig) -> list[str]:
-        """The entries of ``modules_to_save`` that are raw parameters; an entry that is nothing raises."""
-        modules = [name for name, _ in self.model.named_modules(remove_duplicate=False)]
-        raw = []
-        for wanted in config.modules_to_save or []:
-            if any(name.endswith(wanted) for name in modules if name):  # PEFT's own rule
-                continue
-            path, _, leaf = wanted.rpartition(".")
-            owner = _submodule(self.model, path)
-            if owner is None or owner._parameters.get(leaf) is None:
-                known = modules + [name for name, _ in self.model.named_parameters()]
-                raise ValueError(
-                    f"`modules_to_save` names {wanted!r}, which is neither a module nor a parameter of "
-                    f"{type(self.model).__name__}{nearest(wanted, known)}"
-                )
-            raw.append(wanted)
-        return raw
 
     def _targets(self, config: MethodConfig) -> Iterator[tuple[str, nn.Module]]:
         inside: list[str] = []
@@ -167,7 +150,7 @@ class AdapterTuner(BaseTuner):
         low_cpu_mem_usage: bool = False,
         state_dict: dict[str, torch.Tensor] | None = None,
     ) -> None:
-        with self._all_or_nothing(adapter_name):
+        with all_or_nothing(self.model, self.peft_config, adapter_name):
             super().inject_adapter(
                 model,
                 adapter_name,
@@ -176,48 +159,8 @@ class AdapterTuner(BaseTuner):
                 state_dict=state_dict,
             )
             config: Any = self.peft_config[adapter_name]
-            for path, names in self._grouped(self._raw_tensors(config)):
-                owner = self.model.get_submodule(path) if path else self.model
-                with init_empty_weights() if low_cpu_mem_usage else nullcontext():
-                    copies = TrainedTensors(owner, names, config.init_weights)
-                child = owner._modules.get(CHILD)
-                layer = child if isinstance(child, OwnedTensors) else OwnedTensors(owner, self.prefix)
-                active = [a for a in self.active_adapters if a in layer.adapters or a == adapter_name]
-                layer.add_adapter(adapter_name, copies, active, inference_mode=config.inference_mode)
-                for name in names:
-                    parameter = owner._parameters[name]  # by attribute one would get the trained copy
-                    assert parameter is not None
-                    parameter.requires_grad_(False)
-
-    @staticmethod
-    def _grouped(names: list[str]) -> list[tuple[str, list[str]]]:
-        groups: dict[str, list[str]] = {}
-        for name in names:
-            path, _, leaf = name.rpartition(".")
-            groups.setdefault(path, []).append(leaf)
-        return list(groups.items())
-
-    @contextmanager
-    def _all_or_nothing(self, adapter_name: str) -> Iterator[None]:
-        children = {module: dict(module._modules) for module in self.model.modules()}
-        flags = [(parameter, parameter.requires_grad) for parameter in self.model.parameters()]
-        try:
-            yield
-        except BaseException:
-            for module in list(self.model.modules()):
-                if module not in children and isinstance(module, (AdapterLayer, OwnedTensors)):
-                    module.detach()
-            for module, before in children.items():
-                module._modules.clear()
-                module._modules.update(before)
-                if isinstance(module, (AdapterLayer, OwnedTensors)):
-                    module.scaling.pop(adapter_name, None)
-                elif isinstance(module, AuxiliaryTrainingWrapper):
-                    module._adapters.discard(adapter_name)
-            for parameter, flag in flags:
-                parameter.requires_grad_(flag)
-            self.peft_config.pop(adapter_name, None)
-            raise
+            with init_empty_weights() if low_cpu_mem_usage else nullcontext():
+                attach_raw_tensors(self.model, self.prefix, config, adapter_name, self.active_adapters)
 
     def _create_and_replace(
         self,
@@ -327,10 +270,3 @@ class AdapterTuner(BaseTuner):
         for module in self.model.modules():
             if isinstance(module, OwnedTensors):
                 module.refresh()
-
-
-def _submodule(model: nn.Module, path: str) -> nn.Module | None:
-    try:
-        return model.get_submodule(path) if path else model
-    except AttributeError:
-        return None
