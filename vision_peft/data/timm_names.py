@@ -8,6 +8,9 @@ from PIL import Image
 
 from vision_peft.data.errors import DataError, unknown
 
+# What timm's factory knows after `torch/` beside its own table.
+TORCH_OTHERS = ("inaturalist", "places365", "qmnist", "imagenet", "image_folder")
+
 
 def timm_schemes() -> tuple[str, ...]:
     """What may stand before the slash."""
@@ -26,7 +29,7 @@ class TimmPictures:
         from timm.data import create_dataset
         from timm.data.dataset_factory import _TORCH_BASIC_DS
 
-        known = [f"torch/{key}" for key in [*_TORCH_BASIC_DS, "inaturalist", "places365", "qmnist", "imagenet"]]
+        known = [f"torch/{key}" for key in [*_TORCH_BASIC_DS, *TORCH_OTHERS]]
         if name.startswith("torch/") and name not in known:
             raise unknown("data", name, known)
         if name.startswith("torch/") and root is None:
