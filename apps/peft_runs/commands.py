@@ -13,6 +13,11 @@ COMMANDS = {
     "train": "carry out a recipe, or go on with a run that was stopped",
     "evaluate": "judge a finished run again, or a recipe's model as it is",
     "methods": "list the methods, or all settings of one",
+    "compare": "adapt with several methods, and compare them",
+    "inspect": "tell what an adapter's file holds, whether it fits a model, and what can read it",
+    "merge": "write an adapter into a plain model, the same outputs without any adapter",
+    "export": "write an adapter in another program's format, where that is exact",
+    "convert": "turn a pickled file (.bin, .pt) into safetensors, if you trust its author",
 }
 
 

@@ -44,12 +44,12 @@ def trained(name: str, seed: int = 3, model: nn.Module | None = None, **fields: 
     return adapted
 
 
-def saved(folder: Path, name: str, seed: int = 3, **fields: Any) -> Tensor:
-    """Save such an adapter in `folder`; its logits on `pictures()`."""
+def saved(folder: Path, name: str, seed: int = 3, x: Tensor | None = None, **fields: Any) -> Tensor:
+    """Save such an adapter in `folder`; its logits on `x`, or on `pictures()`."""
     adapted = trained(name, seed, **fields)
     adapted.save_pretrained(str(folder), save_embedding_layers=False)
     with torch.no_grad():
-        return adapted(pictures())
+        return adapted(pictures() if x is None else x)
 
 
 def structure(model: nn.Module) -> dict[str, Any]:

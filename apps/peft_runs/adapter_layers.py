@@ -1,0 +1,76 @@
+"""The layers of an adapter's file: size, rank, norm, and how much a low-rank adapter changes its weight."""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from peft import PeftConfig
+from safetensors import safe_open
+from torch import Tensor
+
+from peft_runs.adapter_formats import ALPHA, DOWN, RANK_PARTS, UP, Recognised
+
+
+@dataclass
+class LayerReport:
+    """One adapted layer, or one module trained in full.
+
+    Attributes:
+        name: its name in the file, without what stands before all names.
+        parameters: how many numbers.
+        rank: of a low-rank change.
+        norm: Frobenius norm of the adapter's tensors together; ``None`` where they hold NaN or infinity.
+        change: Frobenius norm of the low-rank change of the weight, where the file tells it.
+    """
+
+    name: str
+    parameters: int
+    rank: int | None
+    norm: float | None
+    change: float | None
+
+
+def read_layers(weights: Path, found: Recognised, config: PeftConfig | None) -> tuple[list[LayerReport], list[float]]:
+    """A report on every layer, and the alphas that were found; tensors are read a layer at a time."""
+    alphas: set[float] = {float(a) for a in (getattr(config, "lora_alpha", None),) if a is not None}
+    reports = []
+    parts_of = {**found.layers, **{name: {key: key for key in keys} for name, keys in found.full.items()}}
+    with safe_open(weights, framework="pt") as file:
+        for name, parts in parts_of.items():
+            tensors = {part: file.get_tensor(key) for part, key in parts.items()}
+            if ALPHA in tensors:
+                alphas.add(float(tensors.pop(ALPHA)))
+            rank = next((t.shape[0] for part, t in tensors.items() if part in RANK_PARTS), getattr(config, "r", None))
+            norm = _norm(tensors.values())
+            reports.append(
+                LayerReport(
+                    name=name,
+                    parameters=sum(t.numel() for t in tensors.values()),
+                    rank=rank if name in found.layers and isinstance(rank, int) else None,
+                    norm=norm,
+                    change=_change(tensors, file, parts, config),
+                )
+            )
+    return reports, sorted(alphas)
+
+
+def _norm(tensors: Iterable[Tensor]) -> float | None:
+    squares = sum(float(t.double().square().sum()) for t in tensors if t.is_floating_point())
+    return math.sqrt(squares) if math.isfinite(squares) else None
+
+
+def _change(tensors: dict[str, Tensor], file: Any, parts: Mapping[str, str], config: Any) -> float | None:
+    """``‖scale · B A‖`` without building the product: ``tr((A Aᵀ)(Bᵀ B))``."""
+    down, up = (tensors.get(a, tensors.get(b)) for a, b in ((DOWN, "lora_A"), (UP, "lora_B")))
+    if down is None or up is None or set(tensors) - {DOWN, UP, "lora_A", "lora_B"}:
+        return None
+    A, B = down.double().flatten(1), up.double().flatten(1)
+    if A.shape[0] != B.shape[1] or getattr(config, "rank_pattern", None) or getattr(config, "alpha_pattern", None):
+        return None
+    rank = A.shape[0]
+    alpha = float(file.get_tensor(parts[ALPHA])) if ALPHA in parts else float(getattr(config, "lora_alpha", rank))
+    scale = alpha / (math.sqrt(rank) if getattr(config, "use_rslora", False) else rank)
+    squares = float(((A @ A.T) * (B.T @ B)).sum())
+    return scale * math.sqrt(max(squares, 0.0)) if math.isfinite(squares) else None

@@ -1,0 +1,36 @@
+"""`vision-peft export`: write an adapter in another program's format."""
+
+import argparse
+from pathlib import Path
+
+from peft_runs.families import Family
+
+
+def run(family: Family, words: list[str]) -> None:
+    """Write it, or refuse with the reason.
+
+    Raises:
+        UsageError: an unknown format, path or name.
+        AdapterError, RunError: the adapter is damaged, for another model, or has no exact form in the format.
+    """
+    from peft_runs.exporting import FORMATS, export_adapter
+
+    formats = "; ".join(f"{name}: {text}" for name, text in FORMATS.items())
+    parser = argparse.ArgumentParser(
+        prog=f"{family.program} export",
+        description=f"Write an adapter in another program's format, where that is exact. {formats}.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("adapter", type=Path, help="the adapter's folder")
+    parser.add_argument("--to", required=True, help="the format")
+    parser.add_argument("--out", type=Path, required=True, help="the new folder (peft) or safetensors file (merged)")
+    parser.add_argument("--model", help="base model in timm (default: the one that the adapter names)")
+    parser.add_argument("--checkpoint", type=Path, help="merged: the base model's weights (default: pretrained)")
+    options = parser.parse_args(words)
+    merged = export_adapter(options.adapter, options.to, options.out, options.model, options.checkpoint)
+    if merged is None:
+        print(f"wrote {options.out}: PeftModel.from_pretrained(model, {str(options.out)!r}) reads it, with PEFT alone")
+    else:
+        from peft_runs.command_merge import tell
+
+        tell(family, options.out, merged, "float32")
