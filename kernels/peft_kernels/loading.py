@@ -103,7 +103,13 @@ def expected_tensors(model: nn.Module, config: PeftConfig, source: str, adapter_
     try:
         with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
             warnings.simplefilter("ignore")
-            adapted = _attach(on_meta(model), config, adapter_name, low_cpu_mem_usage=True)
+            try:
+                adapted = _attach(on_meta(model), config, adapter_name, low_cpu_mem_usage=True)
+            except (NotImplementedError, RuntimeError) as error:
+                if "meta" not in str(error):
+                    raise
+                # A few of PEFT's methods (SHiRA) choose entries by the weights' values: they need a copy with memory.
+                adapted = _attach(copy.deepcopy(model), config, adapter_name)
     except Exception as error:
         # Whatever a method makes of values that do not suit it, it is the file's fault: it is data from outside.
         reason = " ".join(str(error.args[0] if error.args else error).split())
