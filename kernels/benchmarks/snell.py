@@ -60,7 +60,7 @@ class PlainDelta(Delta):
     def forward(self, x: Tensor) -> Tensor:
         return self.base(x) + torch.cat([F.linear(x, self.delta(*part)) for part in self.slices()], -1)
 
-    def delta(self, A: Tensor, B: Tensor, spec: DeltaSpec, _: None) -> Tensor:
+    def delta(self, A: Tensor, B: Tensor, spec: DeltaSpec, _: object) -> Tensor:
         """S of one slice."""
         delta = torch.stack([c * torch.cdist(b, a) for c, b, a in zip(spec.coeff, B, A, strict=True)]).sum(0)
         magnitude = delta.detach().abs()

@@ -118,7 +118,11 @@ def _linear_context(ctx, inputs, output):
 def _linear_gradients(ctx, gy):
     (weight,) = ctx.saved_tensors
     need_x, need_bias, _ = ctx.needs_input_grad
-    return _linear_backward(gy, weight) if need_x else None, gy.flatten(0, -2).sum(0) if need_bias else None, None
+    return (
+        _linear_backward(gy, weight) if need_x else None,
+        gy.reshape(-1, gy.shape[-1]).sum(0) if need_bias else None,
+        None,
+    )
 
 
 @torch.library.custom_op("peft_kernels::frozen_conv", mutates_args=())

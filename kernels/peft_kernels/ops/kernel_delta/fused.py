@@ -124,7 +124,7 @@ def _backward(
             if gweight is not None:
                 assert rows_x is not None
                 gweight.copy_(rows_gy.T @ rows_x)
-    grads = [g for g in (None if gx is None else gx.view(*gy.shape[:-1], -1), gweight) if g is not None]
+    grads = [g for g in (None if gx is None else gx.view(*gy.shape[:-1], gx.shape[1]), gweight) if g is not None]
     if x is not None:
         columns = list(zip(*(one.gradients(gain) for one in passes), strict=True))
         grads += [g for column in columns for g in column if g is not None]
@@ -162,7 +162,7 @@ def _gradients(ctx, gy, _):
     )  # fmt: skip
     gx = next(grads) if need_x else None
     gweight = next(grads) if ctx.need_weight else None
-    gbias = gy.flatten(0, -2).sum(0).to(ctx.bias_dtype) if need_bias else None
+    gbias = gy.reshape(-1, gy.shape[-1]).sum(0).to(ctx.bias_dtype) if need_bias else None
     gA, gB, gscalars = ([next(grads, None) for _ in range(n)] for n in (number, number, scalar_number))
     return gx, gweight, gbias, gA, gB, gscalars, None, None, None, None, None, None
 

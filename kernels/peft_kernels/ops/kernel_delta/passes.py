@@ -23,7 +23,12 @@ _GROUP = 768  # rows a matrix product takes at once: fewer, and it reads its oth
 
 def block_rows(in_features: int, cpu: bool) -> int:
     """Rows of delta that are computed together."""
-    return max(1, _BLOCK * torch.get_num_threads() // max(in_features, 1)) if cpu else 4096
+    return max(1, _BLOCK * _threads() // max(in_features, 1)) if cpu else 4096
+
+
+@torch.compiler.assume_constant_result
+def _threads() -> int:
+    return torch.get_num_threads()
 
 
 @dataclass(frozen=True)

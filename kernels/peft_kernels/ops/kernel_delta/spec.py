@@ -1,6 +1,5 @@
 """What a kernelised delta is made of: the constants of one delta, and the slice of a weight it is added to."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -63,9 +62,10 @@ class DeltaSpec:
             raise ValueError(f"start must not be negative, found {self.start}")
         gate = ("none" if self.sparsity == 0.0 else "magnitude") if self.gate == "auto" else self.gate
         object.__setattr__(self, "gate", gate)
-        object.__setattr__(self, "coeff", tuple(float(c) for c in self.coeff))
-        constants = {name: value for name, value in vars(self).items() if name != "code"}
-        object.__setattr__(self, "code", json.dumps(constants))
+        # A plain join of the fields, which torch.compile can follow and takes for a constant.
+        coeff = ",".join([str(c) for c in self.coeff])
+        code = f"{self.sparsity} {gate} {self.kernel} {self.p} {coeff} {self.scale} {self.start}"
+        object.__setattr__(self, "code", code)
 
     def threshold_index(self, entries: int) -> int | None:
         """Position of the threshold t among the sorted magnitudes, counted from 0; None where t is 0 or not needed.
@@ -122,10 +122,15 @@ def check_slices(slices: Sequence[DeltaSlice], out_features: int, in_features: i
 
 def encode(slices: Sequence[DeltaSlice]) -> str:
     """Constants of several slices as one string, the form in which a custom operator takes them."""
-    return "[" + ",".join(s.spec.code for s in slices) + "]"
+    return ";".join([s.spec.code for s in slices])
 
 
 @lru_cache(maxsize=4096)
 def decode(codes: str) -> tuple[DeltaSpec, ...]:
     """Inverse of `encode`."""
-    return tuple(DeltaSpec(**constants) for constants in json.loads(codes))
+    specs = []
+    for row in codes.split(";"):
+        sparsity, gate, kernel, p, coeff, scale, start = row.split(" ")
+        numbers = tuple(map(float, coeff.split(",")))
+        specs.append(DeltaSpec(float(sparsity), gate, kernel, float(p), numbers, float(scale), int(start)))
+    return tuple(specs)

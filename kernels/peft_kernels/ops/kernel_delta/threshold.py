@@ -39,9 +39,9 @@ class Selection:
         """Take in some values."""
         for block in values.reshape(-1).split(_BLOCK):
             magnitude = block.abs().numpy()  # numpy compares and compresses several times faster than torch
-            reached = magnitude >= self.low
-            self.below += magnitude.size - int(np.count_nonzero(reached))
-            self.inside.append(torch.from_numpy(magnitude[reached & (magnitude <= self.high)]))
+            below = magnitude < self.low
+            self.below += int(np.count_nonzero(below))
+            self.inside.append(torch.from_numpy(magnitude[(magnitude <= self.high) > below]))
 
     def find(self, values: Float[Tensor, "*shape"]) -> Float[Tensor, ""]:
         """The k-th magnitude, once all of `values` were seen."""
