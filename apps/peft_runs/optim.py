@@ -30,10 +30,10 @@ def build_optimizer(model: nn.Module, base: nn.Module, spec: OptimSpec) -> torch
 
 def build_schedule(optimizer: torch.optim.Optimizer, spec: OptimSpec, steps: int, per_epoch: int) -> CosineLRScheduler:
     """Linear warm-up, then a cosine down to `min_lr` at the last step; call `step_update` with 1, 2, ..."""
-    warmup = min(round(spec.warmup_epochs * per_epoch), steps - 1)
+    warmup = min(round(spec.warmup_epochs * per_epoch), steps // 2)
     return CosineLRScheduler(
         optimizer,
-        t_initial=max(steps - warmup, 1),
+        t_initial=max(steps - warmup, 2),
         lr_min=spec.min_lr,
         warmup_t=warmup,
         warmup_lr_init=0.0,

@@ -16,8 +16,9 @@ class RunProgress:
         self.console = Console(quiet=not shown, soft_wrap=True, highlight=False)
         self.live: Progress | None = None
         self.bar = None
-        self.first: tuple[float, int] | None = None
-        self.said = 0.0
+        self.what = ""
+        self.first = (0.0, 0)
+        self.said = time.monotonic()
         if self.console.is_terminal:
             self.live = Progress(
                 TextColumn("{task.description}"),
@@ -53,9 +54,8 @@ class RunProgress:
             self.live.update(self.bar, completed=done, note=note)
             return
         now = time.monotonic()
-        if self.first is None or done < self.first[1]:
-            self.first = (now, done)
-            self.said = self.said or now
+        if what != self.what:
+            self.what, self.first = what, (now, done)
         if now - self.said >= SECONDS_BETWEEN_LINES and done > self.first[1]:
             self.said = now
             left = (now - self.first[0]) / (done - self.first[1]) * (total - done)

@@ -48,6 +48,8 @@ REFUSED = {
     "too many pictures": (("train", *SMALL, "--data.train_size", "5000"), 1, ("5000", "1000")),
     "batch larger than data": (("train", *SMALL, "--optim.batch_size", "61"), 2, ("61", "60")),
     "batch not shared equally": (("train", *SMALL, "--run.accumulate", "3"), 2, ("20", "3 parts")),
+    "unknown tracker": (("train", *SMALL, "--run.tracker", "tensorbord"), 2, ("'tensorbord'", "'tensorboard'")),
+    "precision of a GPU": (("train", *SMALL, "--run.precision", "fp16", "--run.device", "cpu"), 2, ("fp16", "GPU")),
     "nothing to resume": (("train", "--resume", "--out", "none"), 2, ("nothing to resume", "none")),
     "resume without folder": (("train", "--resume"), 2, ("--out",)),
     "nothing to evaluate": (("evaluate", "none"), 2, ("none", "result.json")),

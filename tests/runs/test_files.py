@@ -13,7 +13,7 @@ from peft_runs.errors import RunError
 from peft_runs.metrics import Metrics, read_metrics
 
 
-def trained(steps: int, width: int = 3) -> tuple[nn.Module, torch.optim.Optimizer]:
+def trained(steps: int, width: int = 3) -> tuple[nn.Sequential, torch.optim.Optimizer]:
     torch.manual_seed(steps)
     model = nn.Sequential(nn.Linear(4, width), nn.BatchNorm1d(width), nn.Linear(width, 2))
     model[2].requires_grad_(False)

@@ -12,7 +12,7 @@ from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-import vision_peft.models.vit_mini  # noqa: F401 (registers the model)
+import vision_peft.models  # noqa: F401 (registers them)
 from vision_peft.data import DataError, open_split
 from vision_peft.data.errors import unknown
 from vision_peft.data.pictures import Decoded, Pictures, Prepared
@@ -30,7 +30,7 @@ class ModelSpec:
     """The model that is adapted.
 
     Attributes:
-        name: a model of timm's registry, also `vit_mini`, which comes with this package.
+        name: a model of timm's registry, also `vit_mini`, which comes with this package, or `hf-hub:owner/name`.
         pretrained: start from its pretrained weights.
         drop_rate: dropout before the head.
         drop_path_rate: stochastic depth.
@@ -107,7 +107,7 @@ class Classification:
             DataError: its pretrained weights cannot be had.
         """
         spec = self.model_settings
-        if not timm.is_model(spec.name):
+        if not spec.name.startswith(("hf-hub:", "local-dir:")) and not timm.is_model(spec.name):
             raise unknown("model", spec.name, timm.list_models())
         try:
             return timm.create_model(
