@@ -1,7 +1,7 @@
 """A training step of ViT-B/16 with each method against PEFT's LoRA (r = 8 on all linear layers), and its peak memory.
 
-Forward, backward and optimiser step of `vit_base_patch16_224` on random images in float32, one thread: process CPU time,
-least of several, and peak bytes above the standing tensors. The floor is the frozen model with a trained head.
+Forward, backward and optimiser step of `vit_base_patch16_224` on random images in float32, one thread: process CPU
+time, least of several, and peak bytes above the standing tensors. The floor is the frozen model with a trained head.
 
     python kernels/benchmarks/step.py [--repeats 4] [--batch 4]
 """
@@ -11,8 +11,9 @@ import argparse
 import timm
 import torch
 from measure import Step, cpu_seconds, peak_bytes, write_results
-from peft_kernels.registry import method
 from torch.nn import functional as F
+
+from peft_kernels.registry import method
 
 PEER = "lora"
 CONTESTANTS = {
