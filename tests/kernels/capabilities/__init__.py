@@ -1,0 +1,1 @@
+"""What each method can do on each layer type, proved cell by cell."""

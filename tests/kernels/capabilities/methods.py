@@ -1,0 +1,209 @@
+"""The methods of the table: how each is configured for a layer type, and what it does not do, with its reason."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import peft
+from peft import PeftConfig, PeftModel
+from torch import nn
+
+import vision_peft as vp
+
+from .lack import NO_MEANING, Lack
+from .layers import LAYERS, LayerType
+
+NORMS = ("LayerNorm", "GroupNorm", "BatchNorm2d")
+MERGES = ("merge", "safe merge", "unmerge", "merge and unload", "several merged")
+
+
+@dataclass(frozen=True, eq=False)
+class Method:
+    """One method of the table.
+
+    Attributes:
+        name: its name.
+        config_class: its configuration.
+        settings: fields that make its forward pass deterministic and its adapter small.
+        random: the field and value that ask for a random start.
+        attach: layer types that cannot be adapted, each with what the error matches.
+        lacks: capabilities it does not have.
+        own: whether the method is this project's; of PEFT's own methods the table tells what they do.
+    """
+
+    name: str
+    config_class: type[PeftConfig]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    random: Mapping[str, Any] = field(default_factory=lambda: {"init_weights": False})
+    attach: Mapping[str, str] = field(default_factory=dict)
+    lacks: tuple[Lack, ...] = ()
+    own: bool = True
+
+    def config(self, layer: LayerType, **fields: Any) -> PeftConfig:
+        """A new configuration that targets ``layer``."""
+        if self.name == "linear_probe":
+            return self.config_class(**{"modules_to_save": [layer.target], **self.settings, **fields})
+        ranks = {"r": LORA_RANKS.get(layer.name, 4)} if self.config_class is peft.LoraConfig else {}
+        return self.config_class(**{"target_modules": [layer.target], **ranks, **self.settings, **fields})
+
+    def both(self, layer: LayerType) -> dict[str, Any]:
+        """The field that targets both modules of the tiny model."""
+        names = [layer.target, layer.target.replace("layer", "other")]
+        return {"modules_to_save" if self.name == "linear_probe" else "target_modules": names}
+
+    def start_at_random(self, layer: LayerType, model: nn.Module) -> PeftModel:
+        """``model`` with an adapter whose start changes the function."""
+        return peft.get_peft_model(model, self.config(layer, **self.random))  # type: ignore[return-value]
+
+    def gains(self, layer: LayerType) -> set[str]:
+        """The keys that a merged model has beside those of the base model: SSF's shift where there was no bias."""
+        return {"layer.bias"} if self.name == "ssf" and layer.name == "Linear without bias" else set()
+
+    def lack(self, capability: str, layer: LayerType) -> Lack | None:
+        """Why the method has not the capability on the layer type; ``None`` if it must have it."""
+        if layer.name in self.attach:
+            match = self.attach[layer.name] if capability == "attach" else NO_MEANING
+            return Lack((capability,), match)
+        for lack in (*self.lacks, *(OWN_LACKS if self.own else PEFT_LACKS), *ALL_LACKS):
+            if capability in lack.capabilities and (not lack.layers or layer.name in lack.layers):
+                return lack
+        return None
+
+    def has(self, capability: str, layer: LayerType) -> bool:
+        """Whether it has the capability on the layer type."""
+        return self.lack(capability, layer) is None
+
+
+ALL_LACKS = (Lack(("recompute",), NO_MEANING, layers=NORMS),)
+OWN_LACKS = (
+    Lack(("several in one batch",), "cannot mix adapters within one batch", "one adapter, or one sum of them, a batch"),
+)
+PEFT_LACKS = (
+    Lack(("raw parameters to save",), "the parameter was ignored", "PEFT ignores raw parameters without a word"),
+    Lack(("unmatched names raise",), "DID NOT RAISE", "PEFT ignores unmatched names without a word"),
+    Lack(("all or nothing",), "a failed attachment changed the model", "PEFT leaves the model half wrapped"),
+)
+
+
+def _refuses(layers: tuple[str, ...], reason: str) -> dict[str, str]:
+    return dict.fromkeys(layers, reason)
+
+
+LORA_REFUSES = {
+    **_refuses(NORMS, "is not supported"),
+    "Conv2d strided, dilated": "must match the size of tensor b",  # PEFT's A has no dilation
+}
+GROUPED = ("Conv2d grouped", "Conv2d depthwise")
+LORA_LACKS = (
+    Lack(MERGES, "Merging is not supported for", layers=GROUPED),
+    Lack(("effective tensors shown",), NO_MEANING, layers=GROUPED),  # there is no merged tensor to compare with
+    Lack(("unmerge", "several merged"), "not equal", "PEFT subtracts: the base weight comes back rounded"),
+    Lack(("effective tensors shown",), "not the one in effect", "PEFT shows the base tensors"),
+)
+LORA_ATTENTION = "PEFT merges into its attention's weights in each forward pass: bits of the base are lost"
+LORA_RANKS = {"Conv2d depthwise": 6}  # PEFT: a multiple of the groups
+SLICES = {"qkv[q,v]": "adapts whole modules"}
+EVERYTHING_BUT_LINEAR = tuple(name for name in LAYERS if "Linear" not in name and name != "qkv[q,v]")
+
+METHODS = {
+    method.name: method
+    for method in (
+        Method(
+            "snell",
+            vp.SnellConfig,
+            {"r": 4, "sparsity": 0.3, "scale": 1.0, "dropout": 0.0, "drop_path": 0.0},
+            attach={
+                "Conv2d depthwise": "one input feature per output",
+                **_refuses(NORMS, "SNELL adapts matrices"),
+            },
+        ),
+        Method("ssf", vp.SsfConfig, attach=SLICES),
+        Method(
+            "bitfit",
+            vp.BitFitConfig,
+            attach={**SLICES, **_refuses(("Linear without bias", "Embedding"), "has no bias to train")},
+        ),
+        Method("full", vp.FullConfig, attach=SLICES),
+        Method(
+            "adapter_plus",
+            vp.AdapterPlusConfig,
+            {"r": 4, "drop_path": 0.0},
+            attach=SLICES,
+            lacks=(Lack(MERGES, "cannot be merged: an activation function stands between"),),
+        ),
+        Method(
+            "sliced_lora",
+            vp.SlicedLoraConfig,
+            {"r": 4, "lora_dropout": 0.0},
+            attach=_refuses(EVERYTHING_BUT_LINEAR, "adapts linear layers"),
+        ),
+        Method(
+            "linear_probe",
+            vp.LinearProbeConfig,
+            attach={"qkv[q,v]": "neither a module nor a parameter"},
+            lacks=(
+                Lack(("several at once", "several merged"), "Only one adapter can be set at a time"),
+                Lack(("excluded modules", "regex targets"), "a linear probe adapts no modules"),
+                Lack(("merge", "safe merge", "unmerge", "unload", "scale", "recompute"), NO_MEANING),
+            ),
+        ),
+        Method(
+            "lora",
+            peft.LoraConfig,
+            {"lora_alpha": 4, "lora_dropout": 0.0},
+            random={"init_lora_weights": False},
+            attach={**LORA_REFUSES, "qkv[q,v]": "not found in the base model"},
+            lacks=(
+                Lack(("scale",), "the outputs differ by", "PEFT's embedding ignores `scale_layer`", ("Embedding",)),
+                *(
+                    Lack(names, match, note, ("MultiheadAttention",))
+                    for names, match, note in (
+                        (("switch", "disable", "delete", "unmerge", "scale", "hot swap"), "not equal", LORA_ATTENTION),
+                        (("several merged", "modules to save"), "not equal", LORA_ATTENTION),
+                        (("several at once",), "no gradient", "PEFT trains one adapter of its attention at a time"),
+                        (("several in one batch",), "does not support mixed adapter batches", ""),
+                        (("compile", "recompute"), "Failed to mutate tensor data", LORA_ATTENTION),
+                        (("unload",), "other keys", "PEFT leaves keys of its own"),
+                    )
+                ),
+                *LORA_LACKS,
+            ),
+            own=False,
+        ),
+        Method(
+            "dora",
+            peft.LoraConfig,
+            {"lora_alpha": 4, "lora_dropout": 0.0, "use_dora": True},
+            random={"init_lora_weights": False},
+            attach={
+                **LORA_REFUSES,
+                "qkv[q,v]": "not found in the base model",
+                "MultiheadAttention": "does not support DoRA",
+            },
+            lacks=(
+                *LORA_LACKS,
+                Lack(("scale",), "not equal", "at scale 0 DoRA's magnitudes stay"),
+                Lack(("several in one batch",), "Cannot pass `adapter_names` when DoRA is enabled"),
+                Lack(("compile", "recompute"), r"nn.Parameter\(\)", "PEFT makes a Parameter each time", ("Embedding",)),
+            ),
+            own=False,
+        ),
+        Method(
+            "ln_tuning",
+            peft.LNTuningConfig,
+            attach=_refuses(tuple(name for name in LAYERS if name not in NORMS), NO_MEANING),
+            lacks=(
+                Lack(("several at once", "several merged"), "does not allow inference with more than one adapter"),
+                Lack(("several in one batch",), "not close", "PEFT drops `adapter_names` without a word"),
+                Lack(("random start",), "unexpected keyword argument", "it starts at the base model"),
+                Lack(("scale",), "no attribute 'set_scale'"),
+                Lack(("safe merge",), "DID NOT RAISE", "PEFT does not look for NaN here"),
+                Lack(("modules to save",), "extra keys", "PEFT leaves `modules_to_save` wrapped"),
+                Lack(("effective tensors shown",), "not the one in effect", "PEFT shows the base tensors"),
+            ),
+            own=False,
+        ),
+    )
+}
