@@ -26,9 +26,12 @@ def block_rows(in_features: int, cpu: bool) -> int:
     return max(1, _BLOCK * _threads() // max(in_features, 1)) if cpu else 4096
 
 
-@torch.compiler.assume_constant_result
 def _threads() -> int:
     return torch.get_num_threads()
+
+
+# What torch.compiler.assume_constant_result sets; calling it would import torch._dynamo, seconds at every start.
+_threads._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]
 
 
 @dataclass(frozen=True)

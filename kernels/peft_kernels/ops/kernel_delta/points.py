@@ -5,6 +5,8 @@ common mean taken off first (distances do not change, cancellation shrinks). Pai
 resolve are computed again from differences, so that equal points are at distance 0 exactly.
 """
 
+from importlib.util import find_spec
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -17,24 +19,28 @@ class PointSets:
     """
 
     def __init__(self, a: Float[Tensor, "parts in d"], b: Float[Tensor, "parts out d"], p: float = 2.0):
-        mean = torch.cat([a, b], 1).mean(1, keepdim=True)
-        self.a, self.b, self.p = a - mean, b - mean, p
+        points, n = torch.cat([a, b], 1), a.shape[1]
+        points -= points.mean(1, keepdim=True)
+        self.a, self.b, self.p = points[:, :n], points[:, n:], p
         if p != 2.0:
             self.grad_a, self.grad_b = torch.zeros_like(a), torch.zeros_like(b)
             return
-        norm_a, norm_b = (points.square().sum(2, keepdim=True) for points in (self.a, self.b))
-        one_a, one_b = torch.ones_like(norm_a), torch.ones_like(norm_b)
-        self.left = torch.cat([one_b, self.b, norm_b], 2).mT.contiguous()
-        self.right = torch.cat([norm_a, -2 * self.a, one_a], 2).mT.contiguous()
+        norm = points.square().sum(2)
+        factors = points.new_ones(len(a), a.shape[2] + 2, points.shape[1])
+        factors[:, 1:-1] = points.mT
+        self.left, self.right = factors[:, :, n:], factors[:, :, :n]
+        self.left[:, -1], self.right[:, 0] = norm[:, n:], norm[:, :n]
+        self.right[:, 1:-1] *= -2
         # On other devices differences are taken always: no host sync, no TF32.
-        self.resolved = torch.finfo(a.dtype).eps ** 0.5 * float(norm_a.max() + norm_b.max()) if a.is_cpu else torch.inf
+        self.resolved = 2 * torch.finfo(a.dtype).eps ** 0.5 * norm.max().item() if a.is_cpu else torch.inf
         self.close = True  # whether the block written last may hold a distance of 0
-        self.grad_a, self.grad_b = torch.zeros_like(self.right[:, 1:]), torch.zeros_like(self.left[:, :-1])
+        self.grad_a, self.grad_b = (norm.new_zeros(len(a), a.shape[2] + 1, x.shape[1]) for x in (a, b))
 
     def squared_(self, rows: slice, out: Float[Tensor, "parts rows in"]) -> None:
         """Write the squared Euclidean distances of some rows."""
         if self.resolved == torch.inf:
-            out.copy_(self._differences(rows)).square_()
+            self._differences_(rows, out)
+            out.square_()
             return
         torch.bmm(self.left[:, :, rows].mT, self.right, out=out)
         self.close = out.amin().item() < self.resolved
@@ -48,15 +54,21 @@ class PointSets:
             self.squared_(rows, out)
             out.sqrt_()
         else:
-            out.copy_(self._differences(rows))
+            self._differences_(rows, out)
 
     def pairs(self, i: Int[Tensor, "n"], j: Int[Tensor, "n"]) -> Float[Tensor, "parts n"]:
         """Distances of order p of single pairs."""
         apart = self.b.index_select(1, i) - self.a.index_select(1, j)
         return apart.square().sum(2).sqrt() if self.p == 2.0 else torch.linalg.vector_norm(apart, self.p, dim=2)
 
-    def _differences(self, rows: slice) -> Float[Tensor, "parts rows in"]:
-        return torch.cdist(self.b[:, rows], self.a, p=self.p, compute_mode="donot_use_mm_for_euclid_dist")
+    def _differences_(self, rows: slice, out: Float[Tensor, "parts rows in"]) -> None:
+        if self.p == 2.0 and out.is_cuda and find_spec("triton"):
+            from .distance_triton import distances_
+
+            distances_(self.a, self.b[:, rows], out)
+        else:
+            mode = "donot_use_mm_for_euclid_dist"
+            out.copy_(torch.cdist(self.b[:, rows], self.a, p=self.p, compute_mode=mode))
 
     def accumulate_distance(
         self, rows: slice, grad: Float[Tensor, "rows in"], distance: Float[Tensor, "parts rows in"]

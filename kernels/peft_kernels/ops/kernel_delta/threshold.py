@@ -71,7 +71,9 @@ def kth_magnitude(values: Float[Tensor, "*shape"], k: int) -> Float[Tensor, ""]:
         return values.abs().flatten().sort().values[k]
     positions = samples(values.numel())
     if positions is None:
-        return values.abs().flatten().kthvalue(k + 1).values
+        magnitude = values.abs().flatten()
+        magnitude.numpy().partition(k)  # of its shared memory; twice as fast as torch's kthvalue
+        return magnitude[k]
     selection = Selection(k, values.numel(), values.flatten()[positions])
     selection.see(values)
     return selection.find(values)

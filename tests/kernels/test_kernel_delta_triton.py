@@ -1,0 +1,47 @@
+"""The Triton kernel gives exact differences' distances: by Triton's interpreter, and on a GPU where there is one."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+CHECK = """
+import torch
+from peft_kernels.ops.kernel_delta.distance_triton import distances_
+
+torch.manual_seed(0)
+for device in {devices}:
+    for dtype in (torch.float32, torch.float64):
+        for rows, columns, d, parts in ((1, 1, 1, 1), (33, 65, 4, 2), (7, 130, 3, 1)):
+            a = torch.randn(parts, columns, d, dtype=dtype, device=device)
+            b = torch.randn(parts, rows + 2, d, dtype=dtype, device=device)[:, 1:-1]
+            b[0, 0] = a[0, -1]
+            out = torch.empty(parts, rows, columns, dtype=dtype, device=device)
+            distances_(a, b, out)
+            expected = (b[:, :, None] - a[:, None]).square().sum(-1).sqrt()
+            assert out[0, 0, -1] == 0
+            torch.testing.assert_close(out, expected)
+"""
+
+
+def check(*devices: str, **environment: str) -> None:
+    run = subprocess.run(
+        [sys.executable, "-c", CHECK.format(devices=devices)],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+
+
+def test_distances_are_right_by_the_interpreter():
+    pytest.importorskip("triton")
+    check("cpu", TRITON_INTERPRET="1")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_distances_are_right_on_a_gpu():
+    check("cuda")
