@@ -24,7 +24,8 @@ class Family:
         linear: the projections that weight methods (LoRA, SNELL) adapt.
         qkv: the (fused or separate) attention projections.
         block: the residual blocks, after which adapters stand.
-        affine: the operations after which SSF scales and shifts.
+        affine: the operations after which SSF scales and shifts: those that the authors' parameter counts are made of
+            (267,264 on Swin-B, 255,232 on ConvNeXt-B), so no downsampling layers.
         norm: the normalisation layers.
     """
 
@@ -55,14 +56,14 @@ FAMILIES: dict[str, Family] = {
         linear=rf"layers\.\d+\.blocks\.\d+\.({_PROJECTIONS})",
         qkv=r"layers\.\d+\.blocks\.\d+\.attn\.qkv",
         block=r"layers\.\d+\.blocks\.\d+",
-        affine=rf"{_STEM}|layers\.\d+\.blocks\.\d+\.({_SITES})|layers\.\d+\.downsample\.norm|norm",
+        affine=rf"{_STEM}|layers\.\d+\.blocks\.\d+\.({_SITES})|norm",
         norm=r"patch_embed\.norm|layers\.\d+\.(blocks\.\d+\.(norm1|norm2)|downsample\.norm)|norm",
     ),
     "convnext": Family(
         classes=("ConvNeXt",),
         linear=r"stages\.\d+\.blocks\.\d+\.mlp\.(fc1|fc2)",
         block=r"stages\.\d+\.blocks\.\d+",
-        affine=r"stem\.[01]|stages\.\d+\.(blocks\.\d+\.(conv_dw|norm|mlp\.fc1|mlp\.fc2)|downsample\.[01])",
+        affine=r"stem\.[01]|stages\.\d+\.blocks\.\d+\.(conv_dw|norm|mlp\.fc1|mlp\.fc2)",
         norm=r"stem\.1|stages\.\d+\.(blocks\.\d+\.norm|downsample\.0)|head\.norm",
     ),
     "resnet": Family(
