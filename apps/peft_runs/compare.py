@@ -1,4 +1,13 @@
-"""A comparison from its plan to its report: train all, time all, gather, draw, tell."""
+"""A comparison from its plan to its report: train all, time all, gather, draw, tell.
+
+plan.json               what is compared; --resume goes by it
+METHOD/seed-N/          a run folder, as `train` leaves it, with log.txt (what its process said),
+                        examined.json (what the saved adapter does) and step_times.json
+METHOD/seed-N/adapter/  the adapter in PEFT's format, with its model card
+results.json            all figures; everything below is drawn from it
+figures/                PNG
+report.html             the whole, in one file
+"""
 
 import time
 from collections.abc import Mapping

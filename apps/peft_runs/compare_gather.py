@@ -32,6 +32,7 @@ def gather(
     metric = family.tasks()[next(iter(recipes.values())).task].metric
     settings = {name: settings_of(recipe) for name, recipe in recipes.items()}
     shared = _shared(list(settings.values()))
+    del shared["run.seed"]  # that of the first runs
     rows = []
     for name in plan.methods:
         runs = [run for run in plan.runs if run.method == name]

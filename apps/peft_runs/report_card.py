@@ -40,8 +40,8 @@ def card(results: Results, row: Row, run: RunResult, task: object) -> str:
         "## Use\n",
         _use(shared, model, task, run),
         "## Settings\n",
-        _table([("setting", "value"), *[(key, value) for key, value in {**row.settings, **shared}.items()]]),
-        f"The recipe with every field is `recipe.yaml` of the run; it is carried out again by\n\n    {run.command}\n",
+        _table([("setting", "value"), *_settings(row, shared, run)]),
+        f"Every field is in the run's `recipe.yaml`. The same run again:\n\n    {run.command}\n",
         "## Measured\n",
         _table([("figure", "value"), *_figures(results, row, run)]),
         f"On {results.machine['accelerator'] or results.machine['processor']}, with "
@@ -80,6 +80,13 @@ def _pictures(task: object) -> str:
     if not isinstance(task, ShowsPictures):
         return ""
     return f" ({len(task.train_pictures.labels):,} pictures in {len(task.classes)} classes)"
+
+
+def _settings(row: Row, shared: dict[str, Any], run: RunResult) -> list[tuple[str, Any]]:
+    """What the recipe sets, without where the data lay and without fields that are left open."""
+    left_out = ("data.root", "task")
+    common = [(key, value) for key, value in shared.items() if key not in left_out and value is not None]
+    return [*row.settings.items(), *[pair for pair in common if not pair[0].startswith("method.")], ("seed", run.seed)]
 
 
 def _use(shared: dict[str, Any], model: str, task: object, run: RunResult) -> str:
