@@ -92,10 +92,16 @@ def default_targets(model: nn.Module, kind: str) -> str:
     A regular expression over module names; for an unknown family it matches all modules of that kind outside the head.
 
     Raises:
-        ValueError: nothing of that kind can be found; ``target_modules`` has to be given.
+        ValueError: nothing of that kind can be found, or the family has none (no ``qkv`` in a convolutional network);
+            ``target_modules`` has to be given.
     """
     found = find_backbone(model)
     pattern = getattr(found[2], kind, None) if found else None
+    if found and not pattern:
+        raise ValueError(
+            f"{type(found[1]).__name__} has no {kind} modules, which this method adapts by default: give "
+            "`target_modules`, or take a method for its other layers"
+        )
     names = _by_type(model, kind)
     if found and pattern:
         matching = re.compile((re.escape(f"{found[0]}.") if found[0] else "") + f"({pattern})")
