@@ -112,7 +112,7 @@ def test_failed_method_is_a_row_with_its_reason_and_the_others_go_on(comparison:
     assert comparison.resumed.returncode == 1
     assert "failed: lora" in comparison.resumed.stderr
     assert "nowhere" in comparison.row("lora")["failure"]
-    assert "lora failed: method 'lora' cannot be put on" in comparison.resumed.stdout
+    assert "lora failed: unknown target of VisionTransformer 'nowhere'" in comparison.resumed.stdout
     assert [row["failure"] for row in comparison.results["rows"]][:2] == [None, None]
 
 
