@@ -45,5 +45,5 @@ def distances_(
     with torch.cuda.device_of(out):
         _tile[grid](
             a, b, out, in_features, rows, a.stride(0), a.stride(1), b.stride(0), b.stride(1), out.stride(0),
-            out.stride(1), d=a.shape[2], ROWS=_ROWS, COLUMNS=_COLUMNS,
+            out.stride(1), tl.constexpr(a.shape[2]), tl.constexpr(_ROWS), tl.constexpr(_COLUMNS),
         )  # fmt: skip
