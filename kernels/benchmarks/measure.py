@@ -22,7 +22,7 @@ def cpu_seconds(steps: dict[str, list[Step]], repeats: int) -> dict[str, list[fl
     best = {name: [float("inf")] * len(row) for name, row in steps.items()}
     for _ in range(repeats + 1):
         for index in range(max(len(row) for row in steps.values())):
-            for name, row in steps.items():
+            for name, row in ((name, row) for name, row in steps.items() if index < len(row)):
                 start = time.process_time()
                 row[index]()
                 best[name][index] = min(best[name][index], time.process_time() - start)

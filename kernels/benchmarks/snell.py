@@ -8,7 +8,8 @@ tensors (x, the gradient of y, parameters), summed over layers.
 """
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from measure import Step, cpu_seconds, peak_bytes, write_results
@@ -21,7 +22,7 @@ from peft_kernels.ops import DeltaSlice, DeltaSpec, gated_linear, keep_mask
 LAYERS = ((768, 2304, 3), (768, 768, 1), (768, 3072, 1), (3072, 768, 1))  # in, out, deltas on equal blocks of rows
 BATCH, RANK, PARTS = 8, 8, 2
 DROP = 0.1  # of the branch's input, and of its output by sample
-DRAWS = 8  # steps with masks of their own that one figure of a random layer is the mean of
+DRAWS = 5  # steps of a layer with drop-path, each with samples of its own dropped, that its figures are the means of
 
 
 class Delta(nn.Module):
@@ -44,14 +45,23 @@ class Delta(nn.Module):
 
 
 class DroppedDelta(Delta):
-    """The same with dropout on the branch's input and drop-path on its output."""
+    """The same with dropout on the branch's input and drop-path on its output.
+
+    Of all samples in all draws, exactly a share of `DROP` is dropped for each delta: as many as are expected.
+    """
+
+    draw = 0
+
+    def __init__(self, inputs: int, outputs: int, blocks: int, sparsity: float):
+        super().__init__(inputs, outputs, blocks, sparsity)
+        slots = BATCH * DRAWS
+        ranks = torch.stack([torch.randperm(slots) for _ in range(blocks)])
+        self.kept = (ranks >= round(DROP * slots)).view(blocks, DRAWS, BATCH).unbind(1)
 
     def forward(self, x: Tensor) -> Tensor:
         drop, gain = keep_mask(x.shape, DROP)
-        keep, path_gain = keep_mask((len(self.A), len(x)), DROP)
-        return gated_linear(
-            x, self.base.weight, self.base.bias, self.slices(), drop=drop, keep=keep, gain=gain * path_gain
-        )
+        keep, gain = self.kept[self.draw], gain / (1 - DROP)
+        return gated_linear(x, self.base.weight, self.base.bias, self.slices(), drop=drop, keep=keep, gain=gain)
 
 
 class PlainDelta(Delta):
@@ -90,22 +100,25 @@ CONTESTANTS: dict[str, Callable[[int, int, int], nn.Module]] = {
 }
 
 
-def training_step(layer: nn.Module, inputs: int, outputs: int, tokens: int) -> Step:
-    """Forward and backward of one layer; gradients are let go at the start of the next step."""
+def training_steps(layer: nn.Module, inputs: int, outputs: int, tokens: int) -> list[Step]:
+    """Forward and backward of one layer, for each of its draws; each lets go of the gradients of the one before."""
     x = torch.randn(BATCH, tokens, inputs, requires_grad=True)
     gy = torch.randn(BATCH, tokens, outputs)
 
-    def once() -> None:
+    def step(draw: int) -> None:
         x.grad = None
         layer.zero_grad(set_to_none=True)
+        if isinstance(layer, DroppedDelta):
+            layer.draw = draw
         layer(x).backward(gy)
 
-    def several() -> None:
-        torch.manual_seed(0)
-        for _ in range(DRAWS):
-            once()
+    return [partial(step, draw) for draw in range(DRAWS if isinstance(layer, DroppedDelta) else 1)]
 
-    return several if isinstance(layer, DroppedDelta) else once
+
+def means(values: Sequence[float]) -> list[float]:
+    """Mean over the draws of each layer, in the order of `LAYERS`."""
+    draws = len(values) // len(LAYERS)
+    return [sum(values[i : i + draws]) / draws for i in range(0, len(values), draws)]
 
 
 def main() -> None:
@@ -116,17 +129,16 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     steps = {
-        name: [training_step(make(i, o, n), i, o, chosen.tokens) for i, o, n in LAYERS]
+        name: [step for i, o, n in LAYERS for step in training_steps(make(i, o, n), i, o, chosen.tokens)]
         for name, make in CONTESTANTS.items()
     }
     seconds = cpu_seconds(steps, chosen.repeats)
     rows = {}
     for name, row in steps.items():
-        draws = DRAWS if "dropout" in name else 1
-        peaks = [peak_bytes(step) for step in row]
+        by_layer, peaks = means(seconds[name]), means([peak_bytes(step) for step in row])
         rows[name] = {
-            "ms": 1e3 * sum(seconds[name]) / draws,
-            "ms_by_layer": [1e3 * t / draws for t in seconds[name]],
+            "ms": 1e3 * sum(by_layer),
+            "ms_by_layer": [1e3 * t for t in by_layer],
             "peak_MiB": sum(peaks) / 2**20,
             "peak_MiB_by_layer": [p / 2**20 for p in peaks],
         }
