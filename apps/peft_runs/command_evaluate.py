@@ -36,7 +36,7 @@ def run(family: Family, words: list[str]) -> None:
     from peft_runs.evaluate import evaluate
     from peft_runs.order import seed_generators
     from peft_runs.progress import RunProgress
-    from peft_runs.train import start_accelerator
+    from peft_runs.start import start_accelerator
 
     accelerator = start_accelerator(recipe.run)
     with RunProgress(shown=accelerator.is_main_process) as progress:

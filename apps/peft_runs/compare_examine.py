@@ -23,8 +23,8 @@ from peft_runs.progress import RunProgress
 from peft_runs.read import read_recipe
 from peft_runs.recipe import Recipe
 from peft_runs.run_folder import RunFolder
+from peft_runs.start import start_accelerator
 from peft_runs.task import Task
-from peft_runs.train import start_accelerator
 
 NAME = "examined.json"
 # The same file through the same code gives the same loss on a CPU; a GPU may sum in another order.

@@ -30,7 +30,8 @@ from peft_runs.progress import RunProgress
 from peft_runs.read import read_recipe
 from peft_runs.recipe import Recipe
 from peft_runs.run_folder import RunFolder
-from peft_runs.train import Training, start_accelerator
+from peft_runs.start import start_accelerator
+from peft_runs.train import Training
 
 NAME = "step_times.json"
 WARM_UP, STEPS = 2, 10

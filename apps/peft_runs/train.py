@@ -1,61 +1,30 @@
 """The training loop, on accelerate: one process or several, any precision, killed and resumed without a trace."""
 
 import math
-import os
 import time
 from contextlib import nullcontext
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from torch.utils.data import DataLoader
 
 from peft_runs.attach import attach, trainable, training_mode, without_gradient
 from peft_runs.checkpoint import State, clear_leftovers, latest_checkpoint, load_checkpoint, save_checkpoint
-from peft_runs.errors import RunError, UsageError, unknown
+from peft_runs.errors import RunError, UsageError
 from peft_runs.evaluate import evaluate, to_device
 from peft_runs.memory import bytes_of_model, bytes_of_optimizer, highest_level
 from peft_runs.metrics import Metrics
 from peft_runs.optim import build_optimizer, build_schedule
 from peft_runs.order import TrainingOrder, seed_generators
 from peft_runs.progress import RunProgress
-from peft_runs.recipe import Recipe, RunSpec
+from peft_runs.recipe import Recipe
 from peft_runs.result import write_result
 from peft_runs.run_folder import RunFolder
+from peft_runs.start import start_accelerator
 from peft_runs.task import Task
 
 MEASURED_STEP = 1  # the second: from then on the optimiser's tensors exist
-
-
-def start_accelerator(spec: RunSpec, folder: RunFolder | None = None) -> Accelerator:
-    """Processes, device and precision as the recipe says.
-
-    Raises:
-        UsageError: the machine cannot compute in this precision, or there is no such tracker.
-        RunError: several processes were started, but they do not work together.
-    """
-    if spec.tracker and spec.tracker not in LOGGER_TYPE_TO_CLASS:
-        raise unknown("tracker", spec.tracker, LOGGER_TYPE_TO_CLASS)
-    if spec.tracker and spec.tracker not in map(str, get_available_trackers()):
-        raise UsageError(f"the tracker {spec.tracker!r} is not installed: pip install {spec.tracker}")
-    where = str(folder.path) if folder and spec.tracker else None
-    # Several processes on a machine without an accelerator work together only where accelerate is told to use the CPU.
-    cpu = spec.device == "cpu" or not torch.accelerator.is_available()
-    if cpu and spec.precision == "fp16":  # accelerate would compute in float32 without a word
-        raise UsageError("run.precision fp16 needs a GPU: on a CPU choose bf16 or no")
-    try:
-        accelerator = Accelerator(mixed_precision=spec.precision, cpu=cpu, log_with=spec.tracker, project_dir=where)
-    except ValueError as error:
-        raise UsageError(" ".join(str(error).split())) from None
-    if spec.threads is not None:
-        torch.set_num_threads(spec.threads)
-    started = int(os.environ.get("WORLD_SIZE", "1"))
-    if accelerator.num_processes != started:
-        raise RunError(
-            f"{started} processes were started, but accelerate sees {accelerator.num_processes}: use torchrun"
-        )
-    return accelerator
 
 
 def train(recipe: Recipe, task_type: type[Task], folder: RunFolder, resume: bool) -> dict[str, Any]:
