@@ -13,7 +13,7 @@ from contextlib import contextmanager, nullcontext
 from typing import Any, ClassVar
 
 import torch
-from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer, _ExcludedModule, check_target_module_exists
+from peft.tuners.tuners_utils import BaseTuner, _ExcludedModule, check_target_module_exists
 from peft.utils.constants import DUMMY_TARGET_MODULES
 from peft.utils.integrations import init_empty_weights
 from peft.utils.other import AuxiliaryTrainingWrapper
@@ -21,6 +21,7 @@ from torch import nn
 
 from peft_kernels import slices, targets
 from peft_kernels.attaching import all_or_nothing, attach_raw_tensors, raw_tensors
+from peft_kernels.collisions import GuardedConfigs, refuse_owner, refuse_targets
 from peft_kernels.config import MethodConfig
 from peft_kernels.feature import FeatureLayer
 from peft_kernels.layer import AdapterLayer
@@ -86,7 +87,7 @@ class AdapterTuner(BaseTuner):
         if config.base_model_name_or_path is None:
             found["base_model_name_or_path"] = targets.model_name(self.model)
         config.remember_defaults(found)
-        raw_tensors(self.model, config)
+        refuse_owner(config, self.model, raw_tensors(self.model, config), self._attribute)
         self._check_targets(config)
         if peft_config.resolved and peft_config != config:  # in use on another model, which keeps its object
             name = next(n for n, c in self.peft_config.items() if c is peft_config)
@@ -115,15 +116,8 @@ class AdapterTuner(BaseTuner):
                     f"{type(config).__name__} adapts whole modules, not row blocks of them: write "
                     f"{slices.bare(target)!r} instead of {target!r}, or take SNELL or sliced LoRA"
                 )
+        refuse_targets(config, self.model, lambda name: self._check_target_module_exists(config, name), self._attribute)
         for key, module in self._targets(config):
-            carried = [m for m in module.modules() if isinstance(m, BaseTunerLayer)]
-            foreign = [m for m in carried if self._attribute not in m.adapter_layer_names]
-            if foreign:
-                other = type(foreign[0])
-                raise ValueError(
-                    f"{key!r} already carries an adapter of another method ({other.__module__}.{other.__name__}); "
-                    f"{type(config).__name__} cannot be put on top of it: merge or unload that adapter first"
-                )
             base = module.base_layer if isinstance(module, AdapterLayer) else module
             self.check_target(config, key, base)
             slices.rows_of(config, key, base)
@@ -161,6 +155,9 @@ class AdapterTuner(BaseTuner):
             config: Any = self.peft_config[adapter_name]
             with init_empty_weights() if low_cpu_mem_usage else nullcontext():
                 attach_raw_tensors(self.model, self.prefix, config, adapter_name, self.active_adapters)
+
+    def _post_injection_hook(self, model: nn.Module, config: Any, adapter_name: str) -> None:
+        self.peft_config = GuardedConfigs(self.peft_config, self.model)
 
     def _create_and_replace(
         self,
