@@ -8,10 +8,12 @@ to the backbone; ``transformer`` below stands for attention and MLP projections.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import nn
 
 
@@ -76,9 +78,28 @@ FAMILIES: dict[str, Family] = {
 }
 
 
+def plain_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """``model.named_modules()`` as it was before anything was adapted: base modules under their own names."""
+    seen: set[nn.Module] = set()
+
+    def walk(path: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+        while isinstance(module, (BaseTunerLayer, AuxiliaryTrainingWrapper)):
+            inner = "base_layer" if isinstance(module, BaseTunerLayer) else "original_module"
+            if inner not in module._modules:
+                return  # trained copies of raw parameters
+            module = module.get_submodule(inner)
+        if module not in seen:
+            seen.add(module)
+            yield path, module
+            for name, child in module.named_children():
+                yield from walk(f"{path}.{name}" if path else name, child)
+
+    return walk("", model)
+
+
 def find_backbone(model: nn.Module) -> tuple[str, nn.Module, Family] | None:
     """The outermost submodule of a known family: its path (``""`` for the model itself), the module, the family."""
-    for path, module in model.named_modules():
+    for path, module in plain_modules(model):
         names = {cls.__name__ for cls in type(module).__mro__}
         for family in FAMILIES.values():
             if names & set(family.classes):
@@ -105,7 +126,7 @@ def default_targets(model: nn.Module, kind: str) -> str:
     names = _by_type(model, kind)
     if found and pattern:
         matching = re.compile((re.escape(f"{found[0]}.") if found[0] else "") + f"({pattern})")
-        chosen = [n for n, m in model.named_modules() if matching.fullmatch(n) and _suits(m, kind)]
+        chosen = [n for n, m in plain_modules(model) if matching.fullmatch(n) and _suits(m, kind)]
         names = chosen or names
     if not names:
         raise ValueError(
@@ -123,7 +144,7 @@ def compress(model: nn.Module, names: list[str]) -> str:
     """
     for form in (lambda name: re.sub(r"\d+", r"\\d+", re.escape(name)), re.escape):
         pattern = "|".join(dict.fromkeys(form(name) for name in names))
-        if [name for name, _ in model.named_modules() if re.fullmatch(pattern, name)] == names:
+        if [name for name, _ in plain_modules(model) if re.fullmatch(pattern, name)] == names:
             break
     return pattern
 
@@ -147,13 +168,13 @@ def _by_type(model: nn.Module, kind: str) -> list[str]:
         return []
     kinds = (nn.Linear,) if kind == "linear" else _TYPES[kind]
     heads = tuple(f"{head}." for head in head_names(model))
-    return [n for n, m in model.named_modules() if isinstance(m, kinds) and not f"{n}.".startswith(heads)]
+    return [n for n, m in plain_modules(model) if isinstance(m, kinds) and not f"{n}.".startswith(heads)]
 
 
 def head_names(model: nn.Module) -> list[str]:
     """The classifier modules that have parameters, as the model's own ``pretrained_cfg`` names them."""
     names = []
-    for path, module in model.named_modules():
+    for path, module in plain_modules(model):
         cfg: Any = getattr(module, "pretrained_cfg", None) or getattr(module, "default_cfg", None)
         classifier = cfg.get("classifier") if isinstance(cfg, dict) else getattr(cfg, "classifier", None)
         for name in (classifier,) if isinstance(classifier, str) else classifier or ():
@@ -179,7 +200,11 @@ def reads_own_weight(model: nn.Module, key: str) -> bool:
 def raw_parameters(model: nn.Module, covered: Iterable[str]) -> list[str]:
     """Names of the parameters that belong to none of the modules named in ``covered``."""
     prefixes = tuple(f"{name}." for name in covered)
-    return [name for name, _ in model.named_parameters() if not name.startswith(prefixes)]
+    owned = (
+        (path, name) for path, module in plain_modules(model) for name, _ in module.named_parameters(recurse=False)
+    )
+    names = [f"{path}.{name}" if path else name for path, name in owned]
+    return [name for name in names if not name.startswith(prefixes)]
 
 
 def model_name(model: nn.Module) -> str | None:

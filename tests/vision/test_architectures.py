@@ -26,6 +26,15 @@ RANDOM: dict[str, dict[str, Any]] = {name: {"init_weights": False} for name in M
 }
 
 
+ONE_OF_EACH_FAMILY = (
+    "vit_tiny_patch16_224",
+    "beit_base_patch16_224",
+    "swin_tiny_patch4_window7_224",
+    "convnext_tiny",
+    "resnet18",
+)
+
+
 def attach(name: str, model: nn.Module, **fields: Any) -> PeftModel:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -51,6 +60,20 @@ def test_method_attaches_with_its_defaults(name: str, architecture: str) -> None
     if name == "full":
         everything = sum(parameter.numel() for parameter in published(architecture).parameters())
         assert sum(p.numel() for p in adapted.parameters() if p.requires_grad) == everything
+
+
+@pytest.mark.parametrize(("name", "architecture"), [case for case in CASES if case[1] in ONE_OF_EACH_FAMILY])
+def test_second_adapter_has_the_default_targets_of_the_first(name: str, architecture: str) -> None:
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = published(architecture)
+        adapted = attach(name, model)
+        config: Any = methods()[name].config(model)
+        adapted.add_adapter("second", config)
+    keys = [key for key, _ in adapted.named_parameters()]
+    first = [key for key in keys if "default" in key.split(".")]
+    assert first
+    assert sorted(key.replace(".second", ".default") for key in keys if "second" in key.split(".")) == sorted(first)
 
 
 @pytest.mark.parametrize("architecture", WITHOUT_ATTENTION)

@@ -31,7 +31,7 @@ from peft_kernels.feature import Feature, FeatureLayer
 from peft_kernels.layer import AdapterLayer
 from peft_kernels.registry import register
 from peft_kernels.slices import Rows
-from peft_kernels.targets import default_targets
+from peft_kernels.targets import default_targets, plain_modules
 from peft_kernels.tuner import AdapterTuner
 from vision_peft.methods.ssf import _channels, channels_first
 
@@ -186,7 +186,7 @@ class AdapterPlusTuner(AdapterTuner):
         if not config.train_norms:
             return heads
         norms = default_targets(model, "norm")
-        return [*heads, *(name for name, _ in model.named_modules() if re.fullmatch(norms, name))]
+        return [*heads, *(name for name, _ in plain_modules(model) if re.fullmatch(norms, name))]
 
     def _block(self, key: str) -> nn.Module:
         return self.model.get_submodule(key.rpartition(".")[0])

@@ -18,7 +18,7 @@ from torch import nn
 from peft_kernels.config import MethodConfig
 from peft_kernels.registry import register
 from peft_kernels.slices import Rows
-from peft_kernels.targets import compress, head_names, raw_parameters
+from peft_kernels.targets import compress, head_names, plain_modules, raw_parameters
 from peft_kernels.tensors import TrainedTensors
 from peft_kernels.tuner import AdapterTuner
 
@@ -33,7 +33,7 @@ def _own(module: nn.Module, only_bias: bool) -> list[str]:
 def _owners(model: nn.Module, only_bias: bool) -> list[str]:
     """Modules without children (attention modules count as one) that have such tensors."""
     names: list[str] = []
-    for name, module in model.named_modules():
+    for name, module in plain_modules(model):
         whole = isinstance(module, nn.MultiheadAttention) or not any(True for _ in module.children())
         if name and whole and _own(module, only_bias) and not name.startswith(tuple(f"{n}." for n in names)):
             names.append(name)
@@ -68,7 +68,7 @@ class FullTuner(_TrainedTuner):
 
     @staticmethod
     def _batch_norms(model: nn.Module) -> list[str]:
-        return [n for n, m in model.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+        return [n for n, m in plain_modules(model) if isinstance(m, nn.modules.batchnorm._BatchNorm)]
 
 
 @register(
@@ -94,10 +94,11 @@ class BitFitTuner(_TrainedTuner):
 
     def default_targets(self, config: BitFitConfig, model: nn.Module) -> str:
         heads = tuple(f"{h}." for h in head_names(model))
+        modules = dict(plain_modules(model))
         names = [
             name
             for name in _owners(model, True)
-            if not f"{name}.".startswith(heads) and not self._left_out(config, name, model.get_submodule(name))
+            if not f"{name}.".startswith(heads) and not self._left_out(config, name, modules[name])
         ]
         if not names:
             raise ValueError(f"{type(model).__name__} has no biases outside its classifier to train")
