@@ -41,6 +41,28 @@ class FeatureLayer(AdapterLayer):
             y = y + (summand if scale == 1 else scale * summand).to(y.dtype)
         return (y, *result[1:]) if isinstance(result, tuple) else y
 
+    def set_adapter(self, adapter_names: str | list[str], inference_mode: bool = False) -> None:
+        super().set_adapter(adapter_names, inference_mode=inference_mode)
+        self._ask_to_be_called()
+
+    def enable_adapters(self, enabled: bool) -> None:
+        super().enable_adapters(enabled)
+        self._ask_to_be_called()
+
+    def delete_adapter(self, adapter_name: str) -> None:
+        super().delete_adapter(adapter_name)
+        self._ask_to_be_called()
+
+    def _ask_to_be_called(self) -> None:
+        # torch's fused encoder layer reads its children's tensors instead of calling them, unless one has a hook.
+        hooks = self._forward_pre_hooks
+        present = [key for key, hook in hooks.items() if hook is _nothing]
+        if self.running and not present:
+            self.register_forward_pre_hook(_nothing)
+        elif not self.running:
+            for key in present:
+                del hooks[key]
+
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         """Refuse, with the reason.
 
@@ -58,3 +80,7 @@ class FeatureLayer(AdapterLayer):
     def unmerge(self) -> None:
         """Nothing is ever merged."""
         warnings.warn("Already unmerged. Nothing to do.", stacklevel=2)
+
+
+def _nothing(layer: nn.Module, args: Any) -> None:
+    """A hook that changes nothing."""
