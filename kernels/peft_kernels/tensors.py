@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -19,6 +20,8 @@ from peft_kernels.calls import get_tensor
 from peft_kernels.reparam import Reparam
 
 CHILD = "adapted_tensors"
+# Parts of timm's forward pass that are also called by themselves.
+_ENTRANCES = ("forward_features", "forward_intermediates", "forward_head")
 
 
 class TrainedTensors(Reparam):
@@ -74,6 +77,9 @@ class OwnedTensors(nn.Module, BaseTunerLayer):
         owner.add_module(CHILD, self)
         owner.register_forward_pre_hook(self._before_forward)
         owner.register_forward_hook(self._after_forward, always_call=True)
+        for name in _ENTRANCES:
+            if hasattr(type(owner), name) and name not in owner.__dict__:
+                owner.__dict__[name] = partial(self._enter, name)
         self.register_load_state_dict_post_hook(_refresh_after_load)
 
     @property
@@ -132,6 +138,17 @@ class OwnedTensors(nn.Module, BaseTunerLayer):
 
     def _after_forward(self, owner: nn.Module, args: Any, result: Any) -> None:
         self.refresh()
+
+    def _enter(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        owner = self.owner
+        before = {n: owner.__dict__[n] for n in self.names() if n in owner.__dict__}
+        self.refresh(compute=True)
+        try:
+            return getattr(type(owner), name)(owner, *args, **kwargs)
+        finally:
+            for n in self.names():
+                owner.__dict__.pop(n, None)
+            owner.__dict__.update(before)
 
     # --- PEFT's lifecycle ------------------------------------------------------------------------------------------
     def set_adapter(self, adapter_names: str | list[str], inference_mode: bool = False) -> None:
@@ -204,6 +221,9 @@ class OwnedTensors(nn.Module, BaseTunerLayer):
         owner = self.owner
         for name in self.names():
             owner.__dict__.pop(name, None)
+        for name in _ENTRANCES:
+            if isinstance(entrance := owner.__dict__.get(name), partial) and entrance.func == self._enter:
+                del owner.__dict__[name]
         for hooks in (owner._forward_pre_hooks, owner._forward_hooks):
             for key in [k for k, hook in hooks.items() if getattr(hook, "__self__", None) is self]:
                 del hooks[key]
