@@ -18,6 +18,8 @@ from peft_kernels.adapter_files import AdapterError
 from peft_kernels.adapter_tensors import TensorInfo, group_of, suits
 from peft_kernels.config import nearest
 
+_TIMM = "timm_model"  # where transformers' wrapper holds the model
+
 
 @dataclass(frozen=True)
 class Expected:
@@ -100,6 +102,28 @@ def check_fit(
     if strict or not found.matched:
         raise AdapterError(f"{source} does not fit {describe(model)}: {text}")
     warnings.warn(f"{source}: {text}", stacklevel=3)
+
+
+def check_wrapper(infos: Mapping[str, TensorInfo], source: str, model: nn.Module) -> None:
+    """Raise if the file's adapter is for transformers' wrapper of timm models and ``model`` is bare, or the other way.
+
+    Raises:
+        AdapterError: with what to load it into.
+    """
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    inside = [key.startswith(f"base_model.model.{_TIMM}.") for key in infos]
+    wrapped = _TIMM in dict(base.named_children())  # type: ignore[union-attr]
+    if all(inside) and inside and not wrapped:
+        raise AdapterError(
+            f"{source} was trained inside transformers' TimmWrapperForImageClassification, which holds the timm model "
+            f"as `{_TIMM}`; this is a bare {describe(model)}: load it into the wrapper, and merge it there for a bare "
+            "model"
+        )
+    if not any(inside) and wrapped:
+        raise AdapterError(
+            f"{source} was trained on a bare timm model; this is {describe(model)}, which holds one as `{_TIMM}`: "
+            f"load it into `model.{_TIMM}`"
+        )
 
 
 def _trained_on(config: PeftConfig, model: nn.Module) -> str:

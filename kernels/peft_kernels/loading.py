@@ -26,7 +26,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from peft_kernels.adapter_files import AdapterError, find_adapter, read_config
-from peft_kernels.adapter_fit import Expected, check_fit, describe
+from peft_kernels.adapter_fit import Expected, check_fit, check_wrapper, describe
 from peft_kernels.adapter_tensors import group_of, read_header, read_tensors
 from peft_kernels.layer import AdapterLayer
 
@@ -71,8 +71,9 @@ def load_adapter(
     files = find_adapter(path, subfolder, revision)
     config = read_config(files.config)
     config.inference_mode = not is_trainable
-    expected = expected_tensors(model, config, str(files.config), adapter_name)
     infos, _ = read_header(files.weights)
+    check_wrapper(infos, str(files.weights), model)
+    expected = expected_tensors(model, config, str(files.config), adapter_name)
     check_fit(expected, infos, str(files.weights), model, config, strict)
     tensors = read_tensors(files.weights, expected.limits)
     with _as_before_on_failure(model), warnings.catch_warnings():
