@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from peft_kernels.config import MethodConfig, choices, require
 from peft_kernels.frozen import plain_convolution
-from peft_kernels.ops import DeltaSlice, DeltaSpec, delta_sparse, gated_conv, gated_linear, keep_mask
+from peft_kernels.ops import DeltaSlice, DeltaSpec, delta_sparse, gated_conv, gated_linear, keep_mask, redrawn_points
 from peft_kernels.ops.kernel_delta import KERNEL_SCALARS
 from peft_kernels.registry import register
 from peft_kernels.reparam import MatrixParts, ReparamLayer
@@ -69,13 +69,7 @@ class Points(nn.Module):
 
     def start_points(self) -> tuple[Tensor, Tensor]:
         """The points that ``init="identity"`` starts from, made again from the module's name."""
-        generator = torch.Generator().manual_seed(self.seed)
-        made = []
-        for points in (self.A, self.B):
-            bound = 1 / math.sqrt(points.shape[1] * points.shape[2])
-            drawn = torch.empty(points.shape, dtype=torch.float32).uniform_(-bound, bound, generator=generator)
-            made.append(drawn.to(points))
-        return made[0], made[1]
+        return redrawn_points(self.A, self.B, self.seed)
 
     def slices(self, scale: float = 1.0, row: int | None = None) -> list[DeltaSlice]:
         """The delta, and for an identity start the start's delta with a negative sign, as the operation takes them."""

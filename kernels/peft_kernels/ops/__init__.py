@@ -3,6 +3,7 @@
 from .frozen import frozen_conv, frozen_linear
 from .kernel_delta import DeltaSlice, DeltaSpec, delta_sparse, gated_conv, gated_linear
 from .masks import keep_mask
+from .redrawn import redrawn_points
 
 __all__ = [
     "DeltaSlice",
@@ -13,4 +14,5 @@ __all__ = [
     "gated_conv",
     "gated_linear",
     "keep_mask",
+    "redrawn_points",
 ]
