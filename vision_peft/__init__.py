@@ -17,6 +17,7 @@ from vision_peft.methods import (
     SlicedLoraConfig,
     SnellConfig,
     SsfConfig,
+    VptConfig,
     fill,
     fold_scaling,
 )
@@ -30,6 +31,7 @@ __all__ = [
     "SlicedLoraConfig",
     "SnellConfig",
     "SsfConfig",
+    "VptConfig",
     "fill",
     "fold_scaling",
     "hotswap_adapter",

@@ -28,6 +28,7 @@ REASONS = {
     "BITFIT": "PEFT trains biases only by overwriting the base model's, which cannot be switched off again",
     "FULL": "PEFT trains whole modules in full and no single tensors, such as class tokens",
     "ADAPTER_PLUS": "PEFT has no bottleneck adapters",
+    "VPT": "PEFT's prompts are for language models",
 }
 
 

@@ -11,6 +11,7 @@ TABLE: dict[tuple[str, str], Kind] = {
     ("baselines", "lora_fused_qkv"): Kind(baselines.lora_fused_qkv, baselines.tolerance),
     ("baselines", "ssf_convnext"): Kind(baselines.ssf_convnext, baselines.tolerance),
     ("baselines", "ssf_vit"): Kind(baselines.ssf_vit, baselines.tolerance),
+    ("baselines", "vpt_deep"): Kind(baselines.vpt_deep, baselines.tolerance),
     ("snell", "delta"): Kind(snell.delta, snell.tolerance),
     ("snell", "training"): Kind(snell.training, snell.training_tolerance, also=r"param\.\w+\.step[1-9]\d*"),
     ("snell", "vit_block"): Kind(snell.vit_block, snell.tolerance),

@@ -29,7 +29,7 @@ def cell(root: Path, name: str, to: str) -> str:
         if DIFFUSION.removeprefix("the format ") in reason:
             return DIFFUSION
         reason = reason.partition("; --to merged")[0].removeprefix("no exact form in PEFT: ")
-        return reason.partition("cannot be merged: ")[2].partition(" (only")[0] or reason
+        return reason.partition("cannot be merged: ")[2].partition(" (only")[0].partition(". Keep")[0] or reason
     assert out.exists()
     return "yes"
 

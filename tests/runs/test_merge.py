@@ -17,7 +17,7 @@ from tests.runs.command import here
 from tests.runs.saved import MODEL, base, outputs, save_all, save_base
 from vision_peft.models.vit_mini import WEIGHTS
 
-MERGING = sorted(set(methods()) - {"adapter_plus"})
+MERGING = sorted(set(methods()) - {"adapter_plus", "vpt"})
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +76,7 @@ def test_what_cannot_be_merged_says_why_and_writes_nothing(
     here_before = sorted(tmp_path.iterdir())
     for words, expected, parts in (
         ((root / "adapter_plus", "--checkpoint", good), 1, ("adapter_plus", "activation function")),
+        ((root / "vpt", "--checkpoint", good), 1, ("vpt", "prompts are tokens")),
         ((root / "lora", "--checkpoint", tmp_path / "base.bin"), 1, ("base.bin", "pickle", "convert")),
         ((root / "lora", "--checkpoint", tmp_path / "none"), 2, ("no file", "none")),
         ((root / "lora", "--checkpoint", tmp_path / "other.safetensors"), 1, ("not for vit_mini", "missing")),

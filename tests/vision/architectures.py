@@ -53,6 +53,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "resnet50_gn": {**_RESNET, "channels": (32, 32, 32, 32)},  # group norms
 }
 WITHOUT_ATTENTION = tuple(name for name in ARCHITECTURES if name.startswith(("convnext", "resne", "seresnet")))
+WITHOUT_ONE_SEQUENCE = (*WITHOUT_ATTENTION, *(name for name in ARCHITECTURES if name.startswith("swin")))
 
 
 @cache

@@ -15,7 +15,7 @@ from torch import nn
 import vision_peft  # noqa: F401 (registers the methods)
 from peft_kernels.registry import methods
 
-from .architectures import ARCHITECTURES, WITHOUT_ATTENTION, images, published, small
+from .architectures import ARCHITECTURES, WITHOUT_ATTENTION, WITHOUT_ONE_SEQUENCE, images, published, small
 
 METHODS = sorted(methods())
 # Makes the start one in which no factor is zero: with LoRA's own start, half of the gradients are.
@@ -42,7 +42,8 @@ def attach(name: str, model: nn.Module, **fields: Any) -> PeftModel:
 
 
 def refuses(name: str, architecture: str) -> bool:
-    return name == "sliced_lora" and architecture in WITHOUT_ATTENTION
+    without = {"sliced_lora": WITHOUT_ATTENTION, "vpt": WITHOUT_ONE_SEQUENCE}
+    return architecture in without.get(name, ())
 
 
 CASES = [(name, architecture) for architecture in ARCHITECTURES for name in METHODS if not refuses(name, architecture)]
@@ -80,6 +81,16 @@ def test_second_adapter_has_the_default_targets_of_the_first(name: str, architec
 def test_sliced_lora_refuses_networks_without_attention(architecture: str) -> None:
     with pytest.raises(ValueError, match=r"has no qkv modules, which this method adapts by default"):
         attach("sliced_lora", published(architecture))
+
+
+@pytest.mark.parametrize("architecture", WITHOUT_ONE_SEQUENCE)
+def test_vpt_refuses_networks_without_one_sequence_of_tokens(architecture: str) -> None:
+    blocks = {"target_modules": r"(layers\.\d+\.blocks|stages\.\d+\.blocks|layer\d+)\.\d+"}
+    for targets in ({}, blocks):
+        with pytest.raises(
+            ValueError, match=r"(Swin.* attends within windows of fixed size|has no sequence of tokens): take"
+        ):
+            attach("vpt", published(architecture), **targets)
 
 
 @pytest.mark.parametrize(("name", "architecture"), CASES)

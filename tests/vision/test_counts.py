@@ -67,6 +67,14 @@ VIT_B_COUNTS = [
         (f"Adapter+ r={r}", vp.AdapterPlusConfig(r=r), count)
         for r, count in ((1, 36_876), (2, 55_320), (4, 92_208), (8, 165_984), (16, 313_536), (32, 608_640))
     ),
+    *(
+        (f"VPT-shallow p={p}", vp.VptConfig(num_tokens=p, deep=False), count)
+        for p, count in ((1, 768), (10, 7_680), (50, 38_400), (100, 76_800))
+    ),
+    *(
+        (f"VPT-deep p={p}", vp.VptConfig(num_tokens=p), count)
+        for p, count in ((1, 9_216), (10, 92_160), (50, 460_800), (100, 921_600), (200, 1_843_200))
+    ),
 ]
 
 

@@ -6,6 +6,7 @@ from vision_peft.methods.sliced_lora import SlicedLoraConfig
 from vision_peft.methods.snell import SnellConfig
 from vision_peft.methods.ssf import SsfConfig
 from vision_peft.methods.trained import BitFitConfig, FullConfig, LinearProbeConfig
+from vision_peft.methods.vpt import VptConfig
 
 __all__ = [
     "AdapterPlusConfig",
@@ -15,6 +16,7 @@ __all__ = [
     "SlicedLoraConfig",
     "SnellConfig",
     "SsfConfig",
+    "VptConfig",
     "fill",
     "fold_scaling",
 ]

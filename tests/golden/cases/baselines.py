@@ -1,4 +1,4 @@
-"""SSF, bottleneck adapters and LoRA on row blocks of a fused qkv."""
+"""SSF, bottleneck adapters, LoRA on row blocks of a fused qkv, and prompts."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from vision_peft.methods.adapter_plus import AdapterPlusConfig, fold_scaling
 from vision_peft.methods.sliced_lora import SlicedLoraConfig
 from vision_peft.methods.ssf import SsfConfig
+from vision_peft.methods.vpt import VptConfig
 
 from ..comparison import Tolerance
 from ..harness import Results
@@ -144,3 +145,14 @@ def lora_fused_qkv(case: Vectors) -> Results:
     found = {"output.y": y, **probed(y, case["input.probe"], {**parameters, "x": x})}
     model = attached.merged()
     return {"SlicedLoraConfig": found, "merged": {"output.y": model(case["input.x"]), **_folded(case, model)}}
+
+
+def vpt_deep(case: Vectors) -> Results:
+    """A vision transformer with prompts of its own in every block."""
+    sites = [name.removesuffix(".prompt") for name in case.below("param")]
+    config = VptConfig(num_tokens=case.options["num_tokens"], target_modules=_exactly(sites), modules_to_save=[])
+    attached = Attached(vit(case), config)
+    parameters = _filled(attached, case, {f"{site}.prompt": (site, "prompt") for site in sites})
+    x = case["input.x"].clone().requires_grad_()
+    y = attached.model(x)
+    return {"VptConfig": {"output.y": y, **probed(y, case["input.probe"], {**parameters, "x": x})}}
