@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 CHANNELS = 6  # of whatever goes into the layer
@@ -80,6 +81,10 @@ def _attention() -> nn.Module:
     return nn.MultiheadAttention(8, 2, batch_first=True)
 
 
+def _block() -> nn.Module:
+    return Block(8, 2)
+
+
 def _conv(kind: type[Any], out: int, size: int | tuple[int, ...], **settings: Any) -> Callable[[], nn.Module]:
     return lambda: kind(CHANNELS, out, size, **settings)
 
@@ -107,5 +112,6 @@ LAYERS = {
         LayerType("GroupNorm", lambda: nn.GroupNorm(2, CHANNELS), (2, CHANNELS, 5), CHANNELS, axis=1),
         LayerType("BatchNorm2d", lambda: nn.BatchNorm2d(CHANNELS), (2, CHANNELS, 3, 3), CHANNELS, axis=1),
         LayerType("MultiheadAttention", _attention, (2, 3, 8), 8),
+        LayerType("transformer block", _block, (2, 5, 8), 8),
     )
 }

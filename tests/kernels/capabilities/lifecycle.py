@@ -52,7 +52,8 @@ def forward_and_gradient(case: Case) -> None:
     unmoved = [name for name, gradient in found.items() if not gradient.abs().sum() > 0]
     assert not unmoved, f"no gradient at {unmoved}"
     for layer in tuner_layers(adapted):
-        if isinstance(layer, ReparamLayer) and all(tensor is not None for tensor in layer.effective_tensors().values()):
+        changed = layer.effective_tensors() if isinstance(layer, ReparamLayer) else {}
+        if changed and all(tensor is not None for tensor in changed.values()):
             layer.adapted_forward = lambda *args, _layer=layer: functional_call(  # type: ignore[method-assign]
                 _layer.base_layer, _layer.effective_tensors(), args
             )

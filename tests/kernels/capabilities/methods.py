@@ -16,6 +16,7 @@ from .lack import NO_MEANING, Lack
 from .layers import LAYERS, LayerType
 
 NORMS = ("LayerNorm", "GroupNorm", "BatchNorm2d")
+BLOCK = "transformer block"
 MERGES = ("merge", "safe merge", "unmerge", "merge and unload", "several merged")
 
 
@@ -92,7 +93,7 @@ def _refuses(layers: tuple[str, ...], reason: str) -> dict[str, str]:
 
 
 LORA_REFUSES = {
-    **_refuses(NORMS, "is not supported"),
+    **_refuses((*NORMS, BLOCK), "is not supported"),
     "Conv2d strided, dilated": "must match the size of tensor b",  # PEFT's A has no dilation
 }
 GROUPED = ("Conv2d grouped", "Conv2d depthwise")
@@ -105,6 +106,7 @@ LORA_LACKS = (
 LORA_ATTENTION = "PEFT merges into its attention's weights in each forward pass: bits of the base are lost"
 LORA_RANKS = {"Conv2d depthwise": 6}  # PEFT: a multiple of the groups
 SLICES = {"qkv[q,v]": "adapts whole modules"}
+EVERYTHING_BUT_BLOCKS = tuple(name for name in LAYERS if name != BLOCK)
 EVERYTHING_BUT_LINEAR = tuple(name for name in LAYERS if "Linear" not in name and name != "qkv[q,v]")
 
 METHODS = {
@@ -116,22 +118,29 @@ METHODS = {
             {"r": 4, "sparsity": 0.3, "scale": 1.0, "dropout": 0.0, "drop_path": 0.0},
             attach={
                 "Conv2d depthwise": "one input feature per output",
-                **_refuses(NORMS, "SNELL adapts matrices"),
+                **_refuses((*NORMS, BLOCK), "SNELL adapts matrices"),
             },
         ),
-        Method("ssf", vp.SsfConfig, attach=SLICES),
+        Method("ssf", vp.SsfConfig, attach=SLICES, lacks=(Lack(MERGES, "SSF after a whole", layers=(BLOCK,)),)),
         Method(
             "bitfit",
             vp.BitFitConfig,
-            attach={**SLICES, **_refuses(("Linear without bias", "Embedding"), "has no bias to train")},
+            attach={**SLICES, **_refuses(("Linear without bias", "Embedding", BLOCK), "has no bias to train")},
         ),
-        Method("full", vp.FullConfig, attach=SLICES),
+        Method("full", vp.FullConfig, attach={**SLICES, BLOCK: "has no parameter to train"}),
         Method(
             "adapter_plus",
             vp.AdapterPlusConfig,
             {"r": 4, "drop_path": 0.0},
             attach=SLICES,
             lacks=(Lack(MERGES, "cannot be merged: an activation function stands between"),),
+        ),
+        Method(
+            "vpt",
+            vp.VptConfig,
+            {"num_tokens": 2, "dropout": 0.0},
+            attach={**_refuses(EVERYTHING_BUT_BLOCKS, "prompts whole transformer"), **SLICES},
+            lacks=(Lack(MERGES, "cannot be merged: prompts are tokens"), Lack(("recompute",), NO_MEANING)),
         ),
         Method(
             "sliced_lora",
