@@ -149,20 +149,20 @@ def test_shallow_prompts_that_get_lost_are_missed() -> None:
 
 def test_two_active_adapters_are_one_with_the_prompts_of_both() -> None:
     for deep in (True, False):
-        model = small("vit_tiny_patch16_224")
-        adapted = prompted(model, deep)
+        model: Any = small("vit_tiny_patch16_224")
+        adapted: Any = prompted(model, deep)
         adapted.add_adapter("other", vp.VptConfig(num_tokens=2, deep=deep, init_weights=False, modules_to_save=[]))
-        one = get_peft_model(small("vit_tiny_patch16_224"), vp.VptConfig(num_tokens=P + 2, deep=deep)).eval()
+        one: Any = get_peft_model(small("vit_tiny_patch16_224"), vp.VptConfig(num_tokens=P + 2, deep=deep)).eval()
         for joined, first, second in zip(prompts(one), prompts(adapted), prompts(adapted, "other"), strict=True):
             if joined is not None:
                 joined.data = torch.cat([first, second])  # type: ignore[list-item]
         adapted.base_model.set_adapter(["default", "other"])
-        torch.testing.assert_close(model.forward_features(images()), one.forward_features(images()))  # type: ignore[operator]
+        torch.testing.assert_close(model.forward_features(images()), one.forward_features(images()))
 
 
 def test_deep_and_shallow_prompts_run_side_by_side() -> None:
     model = small("vit_tiny_patch16_224")
-    adapted = prompted(model, deep=True)
+    adapted: Any = prompted(model, deep=True)
     adapted.add_adapter("shallow", vp.VptConfig(num_tokens=2, deep=False, init_weights=False, modules_to_save=[]))
     alone = {name: adapted(images()) for name in ("default", "shallow") if adapted.set_adapter(name) is None}
     adapted.base_model.set_adapter(["shallow", "default"])
