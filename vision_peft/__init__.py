@@ -6,6 +6,7 @@ Importing this package registers its methods with PEFT and its models with timm:
 """
 
 from peft_kernels.adapter_files import AdapterError
+from peft_kernels.composing import compose
 from peft_kernels.hotswap import hotswap_adapter
 from peft_kernels.loading import load_adapter
 from vision_peft import models
@@ -32,6 +33,7 @@ __all__ = [
     "SnellConfig",
     "SsfConfig",
     "VptConfig",
+    "compose",
     "fill",
     "fold_scaling",
     "hotswap_adapter",

@@ -13,7 +13,7 @@ from contextlib import contextmanager, nullcontext
 from typing import Any, ClassVar
 
 import torch
-from peft.tuners.tuners_utils import BaseTuner, _ExcludedModule, check_target_module_exists
+from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer, _ExcludedModule, check_target_module_exists
 from peft.utils.constants import DUMMY_TARGET_MODULES
 from peft.utils.integrations import init_empty_weights
 from peft.utils.other import AuxiliaryTrainingWrapper
@@ -157,7 +157,8 @@ class AdapterTuner(BaseTuner):
                 attach_raw_tensors(self.model, self.prefix, config, adapter_name, self.active_adapters)
 
     def _post_injection_hook(self, model: nn.Module, config: Any, adapter_name: str) -> None:
-        self.peft_config = GuardedConfigs(self.peft_config, self.model)
+        if not isinstance(self.peft_config, GuardedConfigs):  # two methods on one model share the object
+            self.peft_config = GuardedConfigs(self.peft_config, self.model)
 
     def _create_and_replace(
         self,
@@ -215,11 +216,6 @@ class AdapterTuner(BaseTuner):
         yield
 
     # --- merging and unloading -------------------------------------------------------------------------------------
-    def _check_merge_allowed(self) -> None:
-        for module in self.model.modules():
-            if isinstance(module, FeatureLayer) and module.adapters:
-                module.merge()  # refuses, with the reason, before anything is merged
-
     def _unload_and_optionally_merge(
         self,
         merge: bool = True,
@@ -232,7 +228,10 @@ class AdapterTuner(BaseTuner):
         for module in list(self.model.modules()):
             if isinstance(module, OwnedTensors):
                 module.detach()
-        return super()._unload_and_optionally_merge(False, progressbar)
+        plain: Any = super()._unload_and_optionally_merge(False, progressbar)
+        while any(isinstance(module, BaseTunerLayer) for module in plain.modules()):  # those inside an adapted block
+            plain = super()._unload_and_optionally_merge(False, progressbar)
+        return plain
 
     def merge_adapter(self, adapter_names: list[str] | None = None, safe_merge: bool = False) -> None:
         """Merge the named (default: active) adapters; if one module refuses, none is merged.
@@ -242,6 +241,9 @@ class AdapterTuner(BaseTuner):
             NotImplementedError: an adapter cannot be merged; the message gives the reason.
         """
         layers = [m for m in self.model.modules() if isinstance(m, (AdapterLayer, OwnedTensors))]
+        for layer in layers:
+            if isinstance(layer, FeatureLayer):
+                layer.merge(adapter_names=adapter_names)  # refuses, with the reason, before anything is merged
         before = [list(layer.merged_adapters) for layer in layers]
         try:
             super().merge_adapter(adapter_names, safe_merge)
