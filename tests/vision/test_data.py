@@ -20,6 +20,7 @@ SETTINGS = {
     "mean": (0.5, 0.5, 0.5),
     "std": (0.25, 0.25, 0.25),
     "crop_pct": 1.0,
+    "crop_mode": "center",
 }
 
 

@@ -3,7 +3,6 @@
 A zip is read in place. The parts may be two zips whose names end in the part's (`cifar10_train.zip`), in one folder.
 """
 
-import io
 import os
 from pathlib import Path, PurePosixPath
 from zipfile import BadZipFile, ZipFile
@@ -12,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from vision_peft.data.errors import DataError
+from vision_peft.data.pictures import decoded
 
 ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".gif"}
 
@@ -65,11 +65,8 @@ class FolderPictures:
             DataError: it cannot be decoded; the message names the file.
         """
         name = str(self.names[index])
-        try:
-            data = self._zip().read(name) if self.root.is_file() else (self.root / name).read_bytes()
-            return Image.open(io.BytesIO(data)).convert("RGB")
-        except (OSError, BadZipFile, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise DataError(f"{self.root / name} is not a readable picture: {error}") from None
+        path = self.root / name
+        return decoded(path, (lambda: self._zip().read(name)) if self.root.is_file() else path.read_bytes)
 
 
 def open_folder(root: Path, split: str, classes: list[str] | None = None) -> FolderPictures:

@@ -2,58 +2,55 @@
 
 from pathlib import Path
 
-import numpy as np
-
+from vision_peft.data.benchmarks import BENCHMARKS
 from vision_peft.data.digits import Digits
-from vision_peft.data.errors import DataError, UnknownNameError, unknown
+from vision_peft.data.errors import UnknownNameError, unknown
+from vision_peft.data.few_shot import PARTS, FewShot
 from vision_peft.data.folder import open_folder
-from vision_peft.data.pictures import Pictures, Subset
+from vision_peft.data.listed import open_benchmark
+from vision_peft.data.pictures import Pictures, few
 from vision_peft.data.timm_names import TimmPictures, timm_schemes
 
 EMBEDDED = ("digits", "folder")
 
 
 def open_split(
-    name: str, root: Path | None, split: str, classes: list[str] | None = None, size: int | None = None, seed: int = 0
+    name: str,
+    root: Path | None,
+    split: str,
+    classes: list[str] | None = None,
+    size: int | None = None,
+    seed: int = 0,
+    few_shot: FewShot | None = None,
 ) -> Pictures:
     """The pictures of one part.
 
     Args:
-        name: `digits` (embedded), `folder` (a folder or zip at `root`) or a name of timm's dataset factory
-            (`torch/cifar10`, `hfds/<dataset on the hub>`).
+        name: `digits` (embedded), `folder` (a folder or zip at `root`), a benchmark's task (`vtab/cifar`, `fgvc/cub`)
+            or a name of timm's dataset factory (`torch/cifar10`, `hfds/<dataset on the hub>`).
         root: where the data lie; for timm's names also where they are kept after a download.
         split: the part's name.
         classes: the class names in order, where another part has already fixed them.
         size: take this many pictures only, in the classes' shares, chosen by `seed`.
+        few_shot: cuts the parts `train`, `val`, `trainval` and `rest` out of one of the source's own.
 
     Raises:
         DataError: unknown name (with the nearest known one), missing part, unreadable file.
     """
+    if few_shot is not None and split in PARTS:
+        return few_shot.part(open_split(name, root, few_shot.pool, classes), split)
     if name == "digits":
         pictures: Pictures = Digits(split)
     elif name == "folder":
         if root is None:
             raise UnknownNameError("the data are a folder, but no folder is given: add --data.root FOLDER_OR_ZIP")
         pictures = open_folder(root, split, classes)
+    elif name.partition("/")[0] in BENCHMARKS:
+        pictures = open_benchmark(name, root, split)
     elif "/" in name and name.partition("/")[0] in timm_schemes():
         pictures = TimmPictures(name, root, split)
     else:
-        raise unknown("data", name, [*EMBEDDED, *(f"{scheme}/..." for scheme in timm_schemes())])
-    return pictures if size is None else few(pictures, size, seed)
-
-
-def few(pictures: Pictures, size: int, seed: int) -> Pictures:
-    """`size` pictures in the classes' shares, the same for the same seed."""
-    count = len(pictures.labels)
-    if size == count:
-        return pictures
-    classes = len(pictures.classes)
-    if not classes <= size <= count - classes:
-        raise DataError(
-            f"data.train_size {size} does not fit: choose {classes} (one of each class) to {count - classes} "
-            f"of the {count} pictures, or null for all"
-        )
-    from sklearn.model_selection import train_test_split
-
-    chosen, _ = train_test_split(np.arange(count), train_size=size, random_state=seed, stratify=pictures.labels)
-    return Subset(pictures, np.sort(chosen))
+        schemes = (f"{scheme}/..." for scheme in timm_schemes())
+        tasks = (f"{prefix}/{task}" for prefix, benchmark in BENCHMARKS.items() for task in benchmark.tasks)
+        raise unknown("data", name, [*EMBEDDED, *schemes, *tasks])
+    return pictures if size is None else few(pictures, size, seed, "data.train_size")

@@ -1,13 +1,18 @@
 """The one form in which every data source hands out its pictures, and the torch dataset that prepares them."""
 
+import io
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Protocol
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
+
+from vision_peft.data.errors import DataError
 
 Key = tuple[int, int]
 
@@ -37,6 +42,42 @@ class Subset:
 
     def picture(self, index: int) -> Image.Image:
         return self.pictures.picture(int(self.indices[index]))
+
+
+def few(pictures: Pictures, size: int, seed: int, field: str) -> Subset:
+    """`size` pictures in the classes' shares, the same for the same seed; `field` is what a person set wrongly.
+
+    Raises:
+        DataError: not every class can be among those chosen and among the others.
+    """
+    count = len(pictures.labels)
+    if size == count:
+        return Subset(pictures, np.arange(count))
+    classes = len(np.unique(pictures.labels))
+    if not classes <= size <= count - classes:
+        raise DataError(
+            f"{field} {size} does not fit: choose {classes} (one of each class) to {count - classes} "
+            f"of the {count} pictures, or null for all"
+        )
+    from sklearn.model_selection import train_test_split
+
+    try:
+        chosen, _ = train_test_split(np.arange(count), train_size=size, random_state=seed, stratify=pictures.labels)
+    except ValueError as error:  # a class of a single picture
+        raise DataError(f"{field} {size} does not fit: {error}") from None
+    return Subset(pictures, np.sort(chosen))
+
+
+def decoded(path: Path, read: Callable[[], bytes]) -> Image.Image:
+    """The picture that `read` gives the bytes of, in RGB.
+
+    Raises:
+        DataError: it cannot be read or decoded; the message names `path`.
+    """
+    try:
+        return Image.open(io.BytesIO(read())).convert("RGB")
+    except (OSError, BadZipFile, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DataError(f"{path} is not a readable picture: {error}") from None
 
 
 class Decoded:

@@ -1,10 +1,10 @@
 """Image classification with a timm model."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, Literal, cast
 
 import timm
 import torch
@@ -14,7 +14,9 @@ from torch.nn import functional as F
 
 import vision_peft.models  # noqa: F401 (registers them)
 from vision_peft.data import DataError, open_split
+from vision_peft.data.benchmarks import BENCHMARKS, Benchmark
 from vision_peft.data.errors import unknown
+from vision_peft.data.few_shot import FewShot
 from vision_peft.data.pictures import Decoded, Pictures, Prepared
 from vision_peft.data.transforms import Variation, evaluation_transform, training_transform
 
@@ -32,12 +34,14 @@ class ModelSpec:
     Attributes:
         name: a model of timm's registry, also `vit_mini`, which comes with this package, or `hf-hub:owner/name`.
         pretrained: start from its pretrained weights.
+        fresh_head: start the classifier anew even where the pretrained one has as many classes as the data.
         drop_rate: dropout before the head.
         drop_path_rate: stochastic depth.
     """
 
     name: str = "vit_mini"
     pretrained: bool = True
+    fresh_head: bool = False
     drop_rate: float = 0.0
     drop_path_rate: float = 0.0
 
@@ -51,13 +55,22 @@ class DataSpec:
     """The pictures.
 
     Attributes:
-        name: `digits` (embedded), `folder` (at `root`) or a name of timm's dataset factory such as `torch/cifar10`.
+        name: `digits` (embedded), `folder` (at `root`), a task such as `vtab/cifar` or `fgvc/cub` (lists at `root`), or
+            a name of timm's dataset factory such as `torch/cifar10`.
         root: folder or zip of the data.
         train_split: the part to train on.
         test_split: the part to test on.
         train_size: train on this many pictures only, in the classes' shares.
-        split_seed: chooses those pictures.
+        val_size: few-shot protocol: the part `pool` is cut into `trainval` (`train_size` pictures), which is `train`
+            and `val` (this many) together, and `rest`; these are then names for `train_split` and `test_split`.
+        pool: the part that is cut; `.` is a folder that holds the class folders themselves.
+        split_seed: chooses the pictures of both.
         label_smoothing: share of a target that is spread over all classes.
+        crop_mode: how pictures come to the model's size: `center` resizes the short side and crops, `squash` ignores
+            the sides' ratio; null is the model's own way. So are null `crop_pct`, `mean` and `std`.
+        crop_pct: share of the resized side that is cropped.
+        mean: of the three channels, for normalisation.
+        std: deviation of the three channels.
         cache: decode pictures once and keep them in memory, up to 1 GiB a part.
         variation: how training pictures vary.
     """
@@ -67,13 +80,23 @@ class DataSpec:
     train_split: str = "train"
     test_split: str = "test"
     train_size: int | None = None
+    val_size: int | None = None
+    pool: str = "train"
     split_seed: int = 0
     label_smoothing: float = 0.0
+    crop_mode: Literal["center", "squash"] | None = None
+    crop_pct: float | None = None
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
     cache: bool = True
     variation: Variation = field(default_factory=Variation)
 
     def __post_init__(self) -> None:
         share("data.label_smoothing", self.label_smoothing)
+        if self.crop_pct is not None and not 0 < self.crop_pct <= 1:
+            raise ValueError(f"data.crop_pct must be in (0, 1], found {self.crop_pct!r}")
+        if self.val_size is not None and self.val_size < 1:
+            raise ValueError(f"data.val_size must be at least 1 or null, found {self.val_size!r}")
 
 
 class Classification:
@@ -82,6 +105,7 @@ class Classification:
     model_spec: ClassVar[type] = ModelSpec
     data_spec: ClassVar[type] = DataSpec
     metric: ClassVar[str] = "accuracy"
+    benchmarks: ClassVar[Mapping[str, Benchmark]] = BENCHMARKS
 
     def __init__(
         self, model: ModelSpec, data: DataSpec, seed: int, told: Callable[[str, int, int], None] | None = None
@@ -91,9 +115,11 @@ class Classification:
         self.seed = seed
         self.told = told
         root = None if data.root is None else Path(data.root).expanduser()
-        self.train_pictures = open_split(data.name, root, data.train_split, None, data.train_size, data.split_seed)
+        cut = None if data.val_size is None else FewShot(data.pool, data.train_size, data.val_size, data.split_seed)
+        size = data.train_size if cut is None else None
+        self.train_pictures = open_split(data.name, root, data.train_split, None, size, data.split_seed, cut)
         classes = list(self.train_pictures.classes)
-        self.test_pictures = open_split(data.name, root, data.test_split, classes)
+        self.test_pictures = open_split(data.name, root, data.test_split, classes, few_shot=cut)
         found = len(self.test_pictures.classes)
         if found != len(classes):
             raise DataError(f"{data.name}: the test part has {found} classes, the training part {len(classes)}")
@@ -114,6 +140,8 @@ class Classification:
                 spec.name,
                 pretrained=spec.pretrained,
                 num_classes=len(self.classes),
+                # timm drops a pretrained classifier of another number of classes.
+                pretrained_cfg_overlay={"num_classes": 0} if spec.fresh_head else None,
                 drop_rate=spec.drop_rate,
                 drop_path_rate=spec.drop_path_rate,
             )
@@ -125,13 +153,13 @@ class Classification:
 
     def training_data(self, model: nn.Module) -> Prepared:
         """The training pictures as this model takes them, varied."""
-        settings = resolve_model_data_config(model)
+        settings = self._settings(model)
         pictures = self._kept(self.train_pictures, "training")
         return Prepared(pictures, training_transform(settings, self.data.variation), self.seed)
 
     def test_data(self, model: nn.Module) -> Prepared:
         """The test pictures as this model takes them, never varied."""
-        settings = resolve_model_data_config(model)
+        settings = self._settings(model)
         pictures = self._kept(self.test_pictures, "test")
         return Prepared(pictures, evaluation_transform(settings), self.seed)
 
@@ -159,6 +187,11 @@ class Classification:
         """Names of the classifier's modules, for counting parameters with and without it."""
         names: Any = cast(Any, model).pretrained_cfg["classifier"]
         return [names] if isinstance(names, str) else list(names)
+
+    def _settings(self, model: nn.Module) -> dict[str, Any]:
+        """How this model takes pictures, with the recipe's changes."""
+        given = {name: getattr(self.data, name) for name in ("crop_mode", "crop_pct", "mean", "std")}
+        return resolve_model_data_config(model) | {name: value for name, value in given.items() if value is not None}
 
     def _kept(self, pictures: Pictures, what: str) -> Pictures:
         if not self.data.cache:
