@@ -47,7 +47,7 @@ def run(family: Family, words: list[str]) -> None:
             raise UsageError(f"no recipe is given: {family.program} compare --recipe NAME_OR_FILE")
         names = None if options.methods is None else _names(options.methods)
         out = options.out or default_folder()
-        plan = make_plan(family, options.recipe, names, options.seeds, rest, *_shares(options.jobs))
+        plan = make_plan(family, options.recipe, names, options.seeds, rest, *shares(options.jobs))
     recipes = read_recipes(plan, family)
     tasks = family.tasks()
     first = next(iter(recipes.values()))
@@ -88,7 +88,7 @@ def _names(listed: str) -> list[str]:
     return names
 
 
-def _shares(jobs: int | None) -> tuple[int, int | None]:
+def shares(jobs: int | None) -> tuple[int, int | None]:
     """How many runs side by side, and the threads of each: all cores on a CPU, torch's choice on an accelerator."""
     import torch
 

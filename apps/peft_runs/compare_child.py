@@ -14,7 +14,7 @@ from pathlib import Path
 
 from peft_runs.checkpoint import latest_checkpoint
 from peft_runs.commands import main as command
-from peft_runs.families import VISION
+from peft_runs.families import VISION, Family
 from peft_runs.run_folder import RunFolder
 
 FAMILIES = {family.name: family for family in (VISION,)}
@@ -31,14 +31,20 @@ def follow_parent() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
+def train_once(family: Family, folder: RunFolder, words: list[str]) -> int:
+    """The `train` command, from the last checkpoint if there is one; nothing where there is a result."""
+    if folder.result.exists():
+        return 0
+    begun = latest_checkpoint(folder.checkpoints) is not None
+    return command(family, ["train", *(["--resume"] if begun else words), "--out", str(folder.path)])
+
+
 def main(family_name: str, place: str, words: list[str]) -> int:
     """Train unless that is done, then examine; the exit code is the command's."""
     family, folder = FAMILIES[family_name], RunFolder(Path(place))
-    if not folder.result.exists():
-        begun = latest_checkpoint(folder.checkpoints) is not None
-        code = command(family, ["train", *(["--resume"] if begun else words), "--out", place])
-        if code:
-            return code
+    code = train_once(family, folder, words)
+    if code:
+        return code
     from peft_runs.compare_examine import examine
     from peft_runs.errors import RunError
 

@@ -5,9 +5,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Protocol
 
 from peft_runs.compare_examine import read_examined
 from peft_runs.compare_plan import Plan, PlannedRun
@@ -79,13 +80,46 @@ def finished(run: PlannedRun, out: Path) -> bool:
     return read_examined(run.folder(out)) is not None
 
 
-def train_all(plan: Plan, out: Path, family: Family, progress: CompareProgress) -> dict[PlannedRun, str]:
-    """Carry out all runs that are not finished, `plan.jobs` side by side; run → reason for those that failed."""
+def examined_figures(folder: RunFolder) -> Mapping[str, float] | None:
+    """The figures of a finished run of a comparison."""
+    examined = read_examined(folder)
+    return None if examined is None else examined["figures"]
+
+
+class Progress(Protocol):
+    """Who hears how the runs go."""
+
+    def began(self, run: PlannedRun) -> None: ...
+
+    def kept_from_before(self, run: PlannedRun, figures: Mapping[str, float]) -> None: ...
+
+    def trained(self, run: PlannedRun, step: Mapping[str, Any], evaluation: Mapping[str, Any] | None) -> None: ...
+
+    def checking(self, run: PlannedRun) -> None: ...
+
+    def ended(self, run: PlannedRun, figures: Mapping[str, float], failure: str | None) -> None: ...
+
+
+def train_all(
+    plan: Plan,
+    out: Path,
+    family: Family,
+    progress: Progress,
+    child_module: str = "compare_child",
+    figures_of: Callable[[RunFolder], Mapping[str, float] | None] = examined_figures,
+) -> dict[PlannedRun, str]:
+    """Carry out all runs that are not finished, `plan.jobs` side by side; run → reason for those that failed.
+
+    Args:
+        child_module: what a run's process carries out.
+        figures_of: the figures in a run's folder, none where it is not finished.
+    """
     failures: dict[PlannedRun, str] = {}
     waiting = []
     for run in plan.runs:
-        if finished(run, out):
-            progress.kept_from_before(run, _figures(run, out))
+        figures = figures_of(run.folder(out))
+        if figures is not None:
+            progress.kept_from_before(run, figures)
         else:
             waiting.append(run)
     running: list[Child] = []
@@ -96,7 +130,7 @@ def train_all(plan: Plan, out: Path, family: Family, progress: CompareProgress) 
                 place = run.folder(out).path
                 place.mkdir(parents=True, exist_ok=True)
                 words = [plan.family, str(place), *run.train_words()]
-                running.append(Child(run, place, start("compare_child", words, place / LOG, plan.threads)))
+                running.append(Child(run, place, start(child_module, words, place / LOG, plan.threads)))
                 progress.began(run)
             time.sleep(LOOK_EVERY)
             for child in list(running):
@@ -107,7 +141,7 @@ def train_all(plan: Plan, out: Path, family: Family, progress: CompareProgress) 
                 running.remove(child)
                 if code:
                     failures[child.run] = reason(child.place / LOG, code, family)
-                progress.ended(child.run, _figures(child.run, out), failures.get(child.run))
+                progress.ended(child.run, figures_of(child.run.folder(out)) or {}, failures.get(child.run))
     finally:
         end([child.process for child in running])
     return failures
@@ -136,7 +170,7 @@ def time_all(
     return None
 
 
-def watch(child: Child, progress: CompareProgress) -> None:
+def watch(child: Child, progress: Progress) -> None:
     """Show what the run has written since the last look."""
     folder = RunFolder(child.place)
     if folder.result.exists():
@@ -150,12 +184,6 @@ def watch(child: Child, progress: CompareProgress) -> None:
     evaluations = [line for line in lines if line["kind"] == "evaluation"]
     if steps:
         progress.trained(child.run, steps[-1], evaluations[-1] if evaluations else None)
-
-
-def _figures(run: PlannedRun, out: Path) -> Mapping[str, float]:
-    """The figures of a finished run; none of an unfinished one."""
-    examined = read_examined(run.folder(out))
-    return {} if examined is None else examined["figures"]
 
 
 def reason(log: Path, code: int, family: Family) -> str:

@@ -150,7 +150,8 @@ def split_words(words: list[str]) -> Iterator[tuple[str, str]]:
 
 def merge(data: Mapping[str, Any], given: Mapping[str, str], method: str | None) -> dict[str, Any]:
     """The file's data with the command line's values over them; another method drops the file's fields for its own."""
-    merged = {key: dict(value) if isinstance(value, Mapping) else value for key, value in data.items()}
+    own = {key: value for key, value in data.items() if key != "benchmark"}  # read by that command alone
+    merged = {key: dict(value) if isinstance(value, Mapping) else value for key, value in own.items()}
     old = merged.get("method") or {}
     merged["method"] = {**(old if old.get("name") == method else {}), "name": method}
     for key, value in given.items():
