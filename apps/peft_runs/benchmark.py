@@ -34,15 +34,10 @@ class Benchmark:
     def __init__(self, plan: BenchmarkPlan, out: Path, console: Console, command: str, budget: int | None):
         self.plan, self.out, self.console = plan, out, console
         self.command, self.budget = command, budget
-        first = plan.cell_recipe(
-            Cell(plan.tasks[0], next(iter(plan.methods)), self._first_point(), plan.seeds[0], False)
-        )
+        first = plan.cell_recipe(plan.first_final(plan.tasks[0], next(iter(plan.methods))))
         self.shared = first.as_dict()
         self.metric = plan.family.tasks()[first.task].metric
         self.results: dict[str, dict[str, TaskResult]] = {method: {} for method in plan.methods}
-
-    def _first_point(self) -> Point:
-        return next(next(iter(self.plan.methods.values())).points())
 
     def carry_out(self) -> BenchmarkResults:
         """Do what is not done yet, task by task, and write the tables after each.

@@ -3,11 +3,13 @@
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import torch
 
 from peft_kernels.budget import match_budget
 from peft_runs.attach import attach, trainable
+from peft_runs.benchmark_plan import BenchmarkPlan
 from peft_runs.benchmark_recipe import BenchmarkMethod
 from peft_runs.errors import UsageError
 from peft_runs.find import laid_over
@@ -31,23 +33,36 @@ def read_budget(text: str) -> int:
     return budget
 
 
+def plan_at_budget(plan: BenchmarkPlan, budget: int) -> BenchmarkPlan:
+    """The plan with every method at the budget, counted on the first task."""
+    tasks = plan.family.tasks()
+
+    def recipe_of(name: str, entry: BenchmarkMethod) -> Recipe:
+        alone = replace(plan, methods={name: entry})
+        return alone.cell_recipe(alone.first_final(plan.tasks[0], name))
+
+    matched = {}
+    for name, entry in plan.methods.items():
+        task_type = tasks[recipe_of(name, entry).task]
+        matched[name] = at_budget(entry, budget, partial(recipe_of, name), task_type)
+    return replace(plan, methods=matched)
+
+
 def at_budget(
     method: BenchmarkMethod, budget: int, recipe_of: Callable[[BenchmarkMethod], Recipe], task_type: type[Task]
 ) -> BenchmarkMethod:
-    """The method with its `scaled` fields set; as it is, where it has none."""
+    """The method with its `scaled` fields set, which are then not searched; as it is, where it has none."""
     if not method.scaled:
         return method
 
     def at(setting: int) -> BenchmarkMethod:
         fields = dict.fromkeys(method.scaled, setting * method.step)
-        return replace(method, sections=laid_over(method.sections, {"method": fields}))
+        grid = {key: values for key, values in method.grid.items() if key.removeprefix("method.") not in fields}
+        return replace(method, sections=laid_over(method.sections, {"method": fields}), grid=grid)
 
     def count(setting: int) -> int:
         return trained_without_head(recipe_of(at(setting)), task_type)
 
-    searched = [name for name in method.scaled if f"method.{name}" in method.grid]
-    if searched:
-        raise UsageError(f"--budget sets method.{searched[0]}, which the recipe searches")
     return at(match_budget(count, budget, 1, HIGHEST // method.step))
 
 

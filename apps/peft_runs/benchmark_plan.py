@@ -81,6 +81,10 @@ class BenchmarkPlan:
         points = list(self.methods[method].points())
         return [Cell(task, method, point, self.seeds[0], True) for point in points] if len(points) > 1 else []
 
+    def first_final(self, task: str, method: str) -> Cell:
+        """A tested cell with the first point of the grid, whichever will be chosen."""
+        return Cell(task, method, next(self.methods[method].points()), self.seeds[0], False)
+
     def cell_recipe(self, cell: Cell) -> Recipe:
         """All that decides a cell.
 

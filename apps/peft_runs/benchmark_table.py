@@ -87,7 +87,9 @@ def notes(results: BenchmarkResults) -> list[str]:
         "Trained parameters: mean over tasks.",
     ]
     if results.budget is not None:
-        said.append(f"Methods that can are set as near as possible to {results.budget:,} parameters without the head.")
+        said.append(
+            f"Methods of adjustable size are set as near as possible to {results.budget:,} parameters without the head."
+        )
     if len(results.tasks) < results.tasks_in_all:
         said.append(f"{len(results.tasks)} of {results.tasks_in_all} tasks: the means are over these.")
     return said

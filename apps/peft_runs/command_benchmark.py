@@ -4,12 +4,16 @@ import argparse
 import shlex
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from peft_runs.command_compare import shares
 from peft_runs.errors import UsageError
 from peft_runs.families import Family
+
+if TYPE_CHECKING:
+    from peft_runs.benchmark_plan import BenchmarkPlan
 
 USAGE = """{program} benchmark --recipe NAME_OR_FILE [--tasks A B ...] [--methods A B ...] [--seeds N]
                     [--data-root FOLDER] [--out FOLDER] [--jobs N] [--budget N] [--section.field VALUE ...]
@@ -43,52 +47,12 @@ def run(family: Family, words: list[str]) -> None:
     if options.recipe is None:
         raise UsageError(f"no recipe is given: {family.program} benchmark --recipe NAME_OR_FILE")
     from peft_runs.benchmark import Benchmark
-    from peft_runs.benchmark_budget import at_budget, read_budget
-    from peft_runs.benchmark_plan import BenchmarkPlan, Cell
-    from peft_runs.benchmark_recipe import read_benchmark
+    from peft_runs.benchmark_budget import plan_at_budget, read_budget
     from peft_runs.benchmark_table import markdown
-    from peft_runs.find import load_recipe
-    from peft_runs.read import split_words
 
-    data, given = load_recipe(options.recipe), dict(split_words(rest))
-    for key in ("method.name", "run.seed", "run.threads"):
-        if key in given:
-            raise UsageError(f"--{key} is set for each training by the benchmark")
-    tasks = family.tasks()
-    task_type = tasks[str(data.get("task"))] if data.get("task") in tasks else next(iter(tasks.values()))
-    recipe = read_benchmark(Path(options.recipe).stem, data, getattr(task_type, "benchmarks", {}))
-    methods = {name: recipe.method(name) for name in options.methods or recipe.methods}
-    methods = {
-        name: replace(entry, grid={key: values for key, values in entry.grid.items() if key not in given})
-        for name, entry in methods.items()
-    }
-    names = [*(options.tasks or recipe.tasks)]
-    for name in names:
-        recipe.task(name)
-    seeds = range(options.seeds)
-    plan = BenchmarkPlan(family, recipe, names, methods, seeds, tuple(rest), options.data_root, *shares(options.jobs))
-
-    def final(plan: BenchmarkPlan, task: str, method: str) -> Cell:
-        return Cell(task, method, next(plan.methods[method].points()), 0, False)
-
-    for task in names:  # everything that can be wrong is said before the first training
-        for method in methods:
-            for cell in (*plan.searched(task, method), final(plan, task, method)):
-                read = plan.cell_recipe(cell)
-        task_type(read.model, read.data, 0)
-    budget = None
-    if options.budget is not None:
-        budget = read_budget(options.budget)
-        matched = {
-            name: at_budget(
-                entry,
-                budget,
-                lambda entry, name=name: replace(plan, methods={name: entry}).cell_recipe(final(plan, names[0], name)),
-                task_type,
-            )
-            for name, entry in methods.items()
-        }
-        plan = replace(plan, methods=matched)
+    plan = _plan(family, options, rest)
+    budget = None if options.budget is None else read_budget(options.budget)
+    plan = plan if budget is None else plan_at_budget(plan, budget)
     out = options.out or Path("runs") / Path(options.recipe).stem
     console = Console()
     benchmark = Benchmark(plan, out, console, shlex.join([family.program, "benchmark", *words]), budget)
@@ -100,6 +64,38 @@ def run(family: Family, words: list[str]) -> None:
     finally:
         if (out / "table.md").is_file():
             console.print(markdown(benchmark.gather()), highlight=False, markup=False, soft_wrap=True)
+
+
+def _plan(family: Family, options: argparse.Namespace, rest: list[str]) -> "BenchmarkPlan":
+    """What is to be done, once everything that can be wrong before the first training is known to be right."""
+    from peft_runs.benchmark_plan import BenchmarkPlan
+    from peft_runs.benchmark_recipe import read_benchmark
+    from peft_runs.find import load_recipe
+    from peft_runs.read import split_words
+
+    data, given = load_recipe(options.recipe), dict(split_words(rest))
+    for key in ("method.name", "run.seed", "run.threads"):
+        if key in given:
+            raise UsageError(f"--{key} is set for each training by the benchmark")
+    tasks = family.tasks()
+    task_type = tasks.get(str(data.get("task")), next(iter(tasks.values())))
+    recipe = read_benchmark(Path(options.recipe).stem, data, getattr(task_type, "benchmarks", {}))
+    methods = {name: recipe.method(name) for name in options.methods or recipe.methods}
+    for name, entry in methods.items():
+        methods[name] = replace(entry, grid={key: values for key, values in entry.grid.items() if key not in given})
+    names = list(options.tasks or recipe.tasks)
+    for name in names:
+        recipe.task(name)
+    plan = BenchmarkPlan(
+        family, recipe, names, methods, range(options.seeds), tuple(rest), options.data_root, *shares(options.jobs)
+    )
+    for method in methods:
+        for cell in plan.searched(names[0], method):
+            plan.cell_recipe(cell)
+    for task in names:
+        read = plan.cell_recipe(plan.first_final(task, next(iter(methods))))
+        task_type(read.model, read.data, 0)
+    return plan
 
 
 def _parse(words: list[str]) -> tuple[argparse.Namespace, list[str]]:

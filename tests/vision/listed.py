@@ -16,17 +16,13 @@ def digit_pictures() -> list[Image.Image]:
 
 
 def vtab_task(folder: Path, classes: int, test: int) -> None:
-    """1,000 digits for the training lists, the next `test` for the test, from the 797 others over and over.
-
-    They are labelled by their value modulo `classes`, of more than ten by their place.
-    """
+    """1,000 digits for the training lists, the next `test` for the test, labelled by their value modulo `classes`."""
     digits: Any = load_digits()
     (folder / "images").mkdir(parents=True)
-    for index, picture in enumerate(digit_pictures()):
+    lines = []
+    for index, picture in enumerate(digit_pictures()[: 1000 + test]):
         picture.save(folder / "images" / f"{index}.png")
-    labels = digits["target"] if classes <= 10 else range(len(digits["target"]))
-    places = [*range(1000), *(1000 + place % 797 for place in range(test))]
-    lines = [f"images/{place}.png {labels[place] % classes}" for place in places]
+        lines.append(f"images/{index}.png {digits['target'][index] % classes}")
     parts = {"train800": lines[:800], "val200": lines[800:1000], "train800val200": lines[:1000], "test": lines[1000:]}
     for part, listed in parts.items():
         (folder / f"{part}.txt").write_text("\n".join(listed) + "\n", encoding="utf-8")
