@@ -22,9 +22,9 @@ from peft_runs.families import VISION
 from peft_runs.find import load_recipe
 from peft_runs.recipe import Recipe
 from tests.runs.command import PROGRAM, here, one_thread, process, result
-from tests.vision.listed import vtab_task
+from tests.vision.listed import digit_labels, digit_pictures, vtab_task
 
-RECIPE = {
+RECIPE: dict[str, Any] = {
     "base": "vtab1k",
     "model": {"name": "vit_mini", "drop_path_rate": 0.0, "fresh_head": True},
     "optim": {"batch_size": 200, "warmup_epochs": 0},
@@ -101,11 +101,10 @@ def test_same_command_finishes_what_was_killed(done: Done) -> None:
 def test_table_is_that_of_trainings_without_interruption(
     done: Done, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    for method in ("linear_probe", "bitfit"):
-        cell = done.out / "kitti" / method / "seed-0" / "cell.yaml"
-        code, _, error = here(capsys, "train", "--recipe", cell, "--out", tmp_path / method)
-        assert (code, error) == (0, "")
-        assert figures(done.out, method, "kitti")["values"] == {"0": result(tmp_path / method)["accuracy"]}
+    cell = done.out / "kitti" / "bitfit" / "seed-0" / "cell.yaml"  # the one that was killed
+    code, _, error = here(capsys, "train", "--recipe", cell, "--out", tmp_path / "run")
+    assert (code, error) == (0, "")
+    assert figures(done.out, "bitfit", "kitti")["values"] == {"0": result(tmp_path / "run")["accuracy"]}
     assert "| linear_probe | 0.000 |" in (done.out / "table.md").read_text(encoding="utf-8")
     assert r"\toprule" in (done.out / "table.tex").read_text(encoding="utf-8")
 
@@ -120,43 +119,62 @@ def test_everything_is_trained_on_all_and_tested_once(done: Done) -> None:
         assert (folder / "metrics.jsonl").read_text().count('"evaluation"') == 1
 
 
-def in_this_process(data: Path) -> Callable[..., dict[PlannedRun, str]]:
-    """In the place of `train_all`: the cells one after the other, the searching ones while there is no test list."""
+@pytest.fixture
+def class_folders(tmp_path: Path) -> Path:
+    """Ten digits a class to train and three to test, in folders, and a recipe that cuts validation out of them."""
+    root = tmp_path / "pictures"
+    for label, picture in zip(digit_labels(), digit_pictures(), strict=True):
+        for part, most in (("train", 10), ("test", 3)):
+            folder = root / part / str(label)
+            folder.mkdir(parents=True, exist_ok=True)
+            if len(list(folder.iterdir())) < most:
+                picture.save(folder / f"{len(list(folder.iterdir()))}.png")
+                break
+    task = {"group": "Own", "data": {"name": "folder", "val_size": 20}}
+    data = {**RECIPE, "benchmark": {**RECIPE["benchmark"], "tasks": {"own": task}}, "optim": {"batch_size": 40}}
+    (root / "own.yaml").write_text(yaml.safe_dump(data))
+    return root
+
+
+def in_this_process(test_part: Path) -> Callable[..., dict[PlannedRun, str]]:
+    """In the place of `train_all`: the cells one after the other, the searching ones while there is no test part."""
 
     def train_all(plan: Plan, out: Path, *_: Any) -> dict[PlannedRun, str]:
-        listed, hidden = data / "kitti" / "test.txt", data / "kitti" / "hidden.txt"
-        failures = {}
+        hidden, failures = test_part.with_name("hidden"), {}
         for run in plan.runs:
             if "search" in run.place:
-                listed.rename(hidden)
+                test_part.rename(hidden)
             if benchmark_cell.main("vision", str(run.folder(out).path), run.train_words()):
                 failures[run] = "the loss became nan at step 2: stopped before the optimiser step"
             if hidden.exists():
-                hidden.rename(listed)
+                hidden.rename(test_part)
         return failures
 
     return train_all
 
 
 def test_search_needs_no_test_part_and_the_best_point_is_trained_anew(
-    data: Path, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    class_folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    monkeypatch.setattr(benchmark, "train_all", in_this_process(data))
-    words = ["--tasks", "kitti", "--methods", "bitfit", "--seeds", "1", "--data-root", data, "--out", tmp_path]
-    code, said, error = here(capsys, "benchmark", "--recipe", recipe, *words)
+    monkeypatch.setattr(benchmark, "train_all", in_this_process(class_folders / "test"))
+    out = tmp_path / "out"
+    words = ["--tasks", "own", "--methods", "bitfit", "--seeds", "2", "--data-root", class_folders, "--out", out]
+    code, said, error = here(capsys, "benchmark", "--recipe", class_folders / "own.yaml", *words)
     assert code == 0, error
     assert "became" in error  # the point that diverges is passed over
-    found = figures(tmp_path, "bitfit", "kitti")
+    found = figures(out, "bitfit", "own")
     validated = {point["optim.lr"]: point["accuracy"] for point in found["searched"]}
     assert validated.pop(1e30) is None
     for lr, accuracy in validated.items():
-        cell = tmp_path / "kitti" / "bitfit" / "search" / f"lr={lr}"
-        assert result(cell)["accuracy"] == accuracy == pytest.approx(round(accuracy * 200) / 200)
-    assert found["chosen"] == {"optim.lr": max(validated, key=lambda lr: validated[lr])} == {"optim.lr": CHOSEN}
-    assert set(found["values"]) == {"0"}
-    stored = yaml.safe_load((tmp_path / "kitti" / "bitfit" / "seed-0" / "recipe.yaml").read_text())
-    assert stored["optim"]["lr"] == CHOSEN
-    assert "not ranked" in said
+        cell = out / "own" / "bitfit" / "search" / f"lr={lr}"
+        assert result(cell)["accuracy"] == accuracy == pytest.approx(round(accuracy * 20) / 20)
+    best = min(lr for lr, accuracy in validated.items() if accuracy == max(validated.values()))
+    assert found["chosen"] == {"optim.lr": best}
+    assert set(found["values"]) == {"0", "1"}
+    for seed in (0, 1):
+        stored = yaml.safe_load((out / "own" / "bitfit" / f"seed-{seed}" / "recipe.yaml").read_text())
+        assert (stored["optim"]["lr"], stored["run"]["seed"]) == (best, seed)
+    assert "±" in said
 
 
 def test_other_settings_in_the_same_folder_are_refused(done: Done, capsys: pytest.CaptureFixture) -> None:
