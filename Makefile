@@ -9,7 +9,7 @@ BIN := .venv/bin
 .PHONY: compare test clean
 
 compare: .venv/ready
-	$(BIN)/vision-peft compare --recipe digits
+	$(BIN)/vision-peft compare --recipe digits --methods full,linear_probe,bitfit,ln_tuning,lora,ssf,adapter_plus,snell
 
 # One thread a process: two pytest workers share the cores instead of fighting over them.
 test: .venv/ready
