@@ -4,6 +4,7 @@ from .frozen import frozen_conv, frozen_linear
 from .kernel_delta import DeltaSlice, DeltaSpec, delta_sparse, gated_conv, gated_linear
 from .masks import keep_mask
 from .redrawn import redrawn_points
+from .sparse_grad import sparse_conv, sparse_linear
 
 __all__ = [
     "DeltaSlice",
@@ -15,4 +16,6 @@ __all__ = [
     "gated_linear",
     "keep_mask",
     "redrawn_points",
+    "sparse_conv",
+    "sparse_linear",
 ]
