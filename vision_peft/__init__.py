@@ -9,6 +9,7 @@ from peft_kernels.adapter_files import AdapterError
 from peft_kernels.composing import compose
 from peft_kernels.hotswap import hotswap_adapter
 from peft_kernels.loading import load_adapter
+from peft_kernels.sensitivity import sensitivity
 from vision_peft import models
 from vision_peft.methods import (
     AdapterPlusConfig,
@@ -17,10 +18,12 @@ from vision_peft.methods import (
     LinearProbeConfig,
     SlicedLoraConfig,
     SnellConfig,
+    SptConfig,
     SsfConfig,
     VptConfig,
     fill,
     fold_scaling,
+    spt_config,
 )
 
 __all__ = [
@@ -31,6 +34,7 @@ __all__ = [
     "LinearProbeConfig",
     "SlicedLoraConfig",
     "SnellConfig",
+    "SptConfig",
     "SsfConfig",
     "VptConfig",
     "compose",
@@ -39,4 +43,6 @@ __all__ = [
     "hotswap_adapter",
     "load_adapter",
     "models",
+    "sensitivity",
+    "spt_config",
 ]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
 from functools import cache
 from importlib.metadata import entry_points
@@ -45,6 +45,8 @@ class Method:
         paper: where it was published.
         fixed: fields of the configuration that make it this method (``use_dora`` for DoRA).
         prepare: fills the fields a foreign configuration cannot resolve by itself (PEFT's own methods on timm).
+        choose: for methods that look at data before they are attached: ``choose(config, model, batches, loss)`` returns
+            the configuration with the fields filled that the data decide; the model stays as it was.
     """
 
     name: str
@@ -54,6 +56,7 @@ class Method:
     paper: str = ""
     fixed: Mapping[str, Any] = dataclasses.field(default_factory=lambda: MappingProxyType({}))
     prepare: Callable[[nn.Module, Any], Any] | None = None
+    choose: Callable[[Any, nn.Module, Iterable[Any], Any], Any] | None = None
 
     def fields(self) -> list[dataclasses.Field]:
         """The hyperparameters: the fields a recipe may set."""
@@ -90,7 +93,14 @@ def offer(method: Method) -> None:
 
 
 def register(
-    name: str, *, tuner: type, prefix: str, family: str, summary: str, paper: str = ""
+    name: str,
+    *,
+    tuner: type,
+    prefix: str,
+    family: str,
+    summary: str,
+    paper: str = "",
+    choose: Callable[[Any, nn.Module, Iterable[Any], Any], Any] | None = None,
 ) -> Callable[[Config], Config]:
     """Class decorator of a configuration: register the method with PEFT and in the table.
 
@@ -119,7 +129,7 @@ def register(
         PEFT_TYPE_TO_CONFIG_MAPPING[peft_type] = config_class  # type: ignore[index]
         PEFT_TYPE_TO_TUNER_MAPPING[peft_type] = tuner  # type: ignore[index]
         PEFT_TYPE_TO_PREFIX_MAPPING[peft_type] = prefix  # type: ignore[index]
-        offer(Method(name, config_class, family, summary, paper))
+        offer(Method(name, config_class, family, summary, paper, choose=choose))
         return config_class
 
     return decorate

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .cases import baselines, snell
+from .cases import baselines, snell, spt
 from .harness import Kind
 
 TABLE: dict[tuple[str, str], Kind] = {
@@ -15,4 +15,7 @@ TABLE: dict[tuple[str, str], Kind] = {
     ("snell", "delta"): Kind(snell.delta, snell.tolerance),
     ("snell", "training"): Kind(snell.training, snell.training_tolerance, also=r"param\.\w+\.step[1-9]\d*"),
     ("snell", "vit_block"): Kind(snell.vit_block, snell.tolerance),
+    ("spt", "block"): Kind(spt.block, spt.block_tolerance),
+    ("spt", "select"): Kind(spt.select, spt.exact),
+    ("spt", "sparse_linear"): Kind(spt.sparse_linear_case, spt.linear_tolerance),
 }
