@@ -1,5 +1,6 @@
 """Put the recipe's method on the task's model, and look at what is trained."""
 
+from peft import PeftConfig
 from torch import nn
 
 from peft_kernels.registry import methods
@@ -7,8 +8,13 @@ from peft_runs.errors import UsageError, unknown
 from peft_runs.recipe import MethodSpec
 
 
-def attach(base: nn.Module, spec: MethodSpec) -> nn.Module:
+def attach(base: nn.Module, spec: MethodSpec, config: PeftConfig | None = None) -> nn.Module:
     """The PEFT model; without a method, the model itself, all of it trainable.
+
+    Args:
+        base: the task's model.
+        spec: the recipe's method.
+        config: its configuration, where it has looked at data; by default that of the recipe's fields.
 
     Raises:
         UsageError: unknown method, a value its config refuses, or a target the model does not have.
@@ -24,7 +30,7 @@ def attach(base: nn.Module, spec: MethodSpec) -> nn.Module:
         if target.partition("[")[0] not in names:
             raise unknown(f"target of {type(base).__name__}", target, names)
     try:
-        return known[spec.name].attach(base, **spec.fields)
+        return known[spec.name].attach(base, config, **spec.fields)
     except (TypeError, ValueError, KeyError) as error:
         reason = error.args[0] if error.args else type(error).__name__
         raise UsageError(f"method {spec.name!r} cannot be put on {type(base).__name__}: {reason}") from error

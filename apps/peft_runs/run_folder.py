@@ -1,6 +1,7 @@
 """The folder of one run: its names, its recipe, and whether it may be begun or gone on with.
 
 recipe.yaml     every field, as the run used it
+chosen.json     what the method decided from data before it was attached (SPT's plan)
 metrics.jsonl   one line per step and evaluation
 checkpoint/     the newest exact checkpoint, `step-<steps done>`
 adapter/        what was trained: PEFT's format, or `model.safetensors` where the model itself was trained
@@ -37,6 +38,10 @@ class RunFolder:
     @property
     def recipe(self) -> Path:
         return self.path / "recipe.yaml"
+
+    @property
+    def chosen(self) -> Path:
+        return self.path / "chosen.json"
 
     @property
     def metrics(self) -> Path:

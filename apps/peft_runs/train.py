@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 
 from peft_runs.attach import attach, trainable, training_mode, without_gradient
 from peft_runs.checkpoint import State, clear_leftovers, latest_checkpoint, load_checkpoint, save_checkpoint
+from peft_runs.choose import choose
 from peft_runs.errors import RunError, UsageError
 from peft_runs.evaluate import evaluate, to_device
 from peft_runs.memory import bytes_of_model, bytes_of_optimizer, highest_level
@@ -38,13 +39,21 @@ def train(recipe: Recipe, task_type: type[Task], folder: RunFolder, resume: bool
     with RunProgress(shown=accelerator.is_main_process) as progress:
         seed_generators(recipe.run.seed)
         task = task_type(recipe.model, recipe.data, recipe.run.seed, progress.show)
-        return Training(recipe, task, accelerator, folder, progress).carry_out(resume)
+        return Training(recipe, task, accelerator, folder, progress, resume).carry_out(resume)
 
 
 class Training:
     """One run: what it holds between steps."""
 
-    def __init__(self, recipe: Recipe, task: Task, accelerator: Accelerator, folder: RunFolder, progress: RunProgress):
+    def __init__(
+        self,
+        recipe: Recipe,
+        task: Task,
+        accelerator: Accelerator,
+        folder: RunFolder,
+        progress: RunProgress,
+        resume: bool = False,
+    ):
         self.recipe, self.task, self.accelerator = recipe, task, accelerator
         self.folder, self.progress = folder, progress
         base = task.build_model()
@@ -55,7 +64,8 @@ class Training:
             if not hasattr(base, "set_grad_checkpointing"):
                 raise UsageError(f"{type(base).__name__} offers no gradient checkpointing")
             base.set_grad_checkpointing(True)  # type: ignore[operator]
-        self.model = attach(base, recipe.method)
+        chosen = choose(recipe, task, base, accelerator, progress, folder.chosen, resume)
+        self.model = attach(base, recipe.method, chosen)
         if recipe.run.channels_last:
             self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.added_bytes = bytes_of_model(self.model) - loaded

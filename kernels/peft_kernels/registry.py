@@ -46,7 +46,8 @@ class Method:
         fixed: fields of the configuration that make it this method (``use_dora`` for DoRA).
         prepare: fills the fields a foreign configuration cannot resolve by itself (PEFT's own methods on timm).
         choose: for methods that look at data before they are attached: ``choose(config, model, batches, loss)`` returns
-            the configuration with the fields filled that the data decide; the model stays as it was.
+            the configuration with the fields filled that the data decide; the model stays as it was. Its configuration
+            has the fields ``num_batches`` and ``batch_size``.
     """
 
     name: str
@@ -76,10 +77,11 @@ class Method:
         config = self.config_class(**values, **self.fixed)
         return self.prepare(model, config) if self.prepare is not None and model is not None else config
 
-    def attach(self, model: nn.Module, **values: Any) -> PeftModel:
-        """Attach a new adapter: ``get_peft_model(model, self.config(model, **values))``."""
+    def attach(self, model: nn.Module, config: PeftConfig | None = None, **values: Any) -> PeftModel:
+        """Attach a new adapter: ``get_peft_model(model, config)``, by default with ``self.config(model, **values)``."""
         name = targets.model_name(model)
-        attached = peft.get_peft_model(model, self.config(model, **values))  # type: ignore[arg-type]
+        config = self.config(model, **values) if config is None else config
+        attached = peft.get_peft_model(model, config)  # type: ignore[arg-type]
         attached.active_peft_config.base_model_name_or_path = name
         return attached  # type: ignore[return-value]
 

@@ -157,6 +157,11 @@ class Classification:
         pictures = self._kept(self.train_pictures, "training")
         return Prepared(pictures, training_transform(settings, self.data.variation), self.seed)
 
+    def plain_training_data(self, model: nn.Module) -> Prepared:
+        """The training pictures as this model takes them, not varied: what methods look at before they train."""
+        settings = resolve_model_data_config(model)
+        return Prepared(self.train_pictures, evaluation_transform(settings), self.seed)
+
     def test_data(self, model: nn.Module) -> Prepared:
         """The test pictures as this model takes them, never varied."""
         settings = self._settings(model)

@@ -128,11 +128,11 @@ def known_places(model: nn.Module, config: SptConfig) -> dict[str, Place]:
     return known
 
 
-def choose(config: SptConfig, model: nn.Module, batches: Iterable[Any], loss: Loss | None = None) -> SptConfig:
-    """Score the model on ``batches`` and put the plan for the config's budget into a copy of it."""
+def score(config: SptConfig, model: nn.Module, batches: Iterable[Any], loss: Loss | None = None) -> dict[str, Tensor]:
+    """The sensitivities of the parameters that ``config`` may train, as its fields say."""
     model = _plain(model)
-    names = list(dict.fromkeys(place.parameter for place in known_places(model, config).values()))
-    scores = sensitivity(
+    names = dict.fromkeys(place.parameter for place in known_places(model, config).values())
+    return sensitivity(
         model,
         batches,
         loss,
@@ -142,7 +142,11 @@ def choose(config: SptConfig, model: nn.Module, batches: Iterable[Any], loss: Lo
         scoring_mode=config.scoring_mode,
         seed=config.scoring_seed,
     )
-    return with_plan(config, model, scores)
+
+
+def choose(config: SptConfig, model: nn.Module, batches: Iterable[Any], loss: Loss | None = None) -> SptConfig:
+    """Score the model on ``batches`` and put the plan for the config's budget into a copy of it."""
+    return with_plan(config, model, score(config, model, batches, loss))
 
 
 def _plain(model: nn.Module) -> nn.Module:
