@@ -15,6 +15,7 @@ COMMANDS = {
     "methods": "list the methods, or all settings of one",
     "compare": "adapt with several methods, and compare them",
     "benchmark": "carry out VTAB-1k, FGVC or a few-shot protocol, up to the papers' table",
+    "sensitivity": "score a model's weights on data, and show where a budget of parameters would go",
     "inspect": "tell what an adapter's file holds, whether it fits a model, and what can read it",
     "merge": "write an adapter into a plain model, the same outputs without any adapter",
     "export": "write an adapter in another program's format, where that is exact",

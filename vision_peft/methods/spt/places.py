@@ -159,6 +159,11 @@ def always_trained(model: nn.Module, config: SptConfig) -> list[str]:
     return [f"{found[0]}.cls_token" if found[0] else "cls_token"]
 
 
+def always_count(model: nn.Module, config: SptConfig) -> int:
+    """Parameters of `always_trained`."""
+    return sum(model.get_parameter(name).numel() for name in always_trained(model, config))
+
+
 def check_rank(r: int, place: Place) -> None:
     """Raise a ValueError if a module of rank r would be wider than the matrix."""
     sides = (place.shape[0], place.columns)

@@ -14,7 +14,7 @@ from peft_kernels.allocation import Allocation, Candidate, Hits, grid
 from peft_kernels.budget import Plan
 from peft_kernels.config import nearest
 from peft_kernels.sensitivity import Loss, sensitivity
-from vision_peft.methods.spt.places import Place, always_trained, check_rank, places
+from vision_peft.methods.spt.places import Place, always_count, check_rank, places
 
 if TYPE_CHECKING:
     from vision_peft.methods.spt.config import SptConfig
@@ -51,11 +51,7 @@ def allocate(
             near the budget.
     """
     everything = sum(score.numel() for score in scores.values())
-    budget = config.budget * everything if config.budget < 1 else config.budget
-    if budget < always:
-        raise ValueError(f"the budget of {budget:,.0f} is below the {always:,} parameters that are always trained")
-    if budget > everything + always:
-        raise ValueError(f"the budget of {budget:,.0f} is above the {everything + always:,} parameters there are")
+    budget = wanted(config, everything, always)
     if config.budget_rule == "at_most":
         limit = max(1, 2 * int(budget))
         hits = Hits(scores, how, limit, always)
@@ -82,6 +78,20 @@ def allocate(
     return chosen
 
 
+def wanted(config: SptConfig, everything: int, always: int) -> float:
+    """The budget in parameters.
+
+    Raises:
+        ValueError: it is below what is always trained, or above what there is.
+    """
+    budget = config.budget * everything if config.budget < 1 else config.budget
+    if budget < always:
+        raise ValueError(f"the budget of {budget:,.0f} is below the {always:,} parameters that are always trained")
+    if budget > everything + always:
+        raise ValueError(f"the budget of {budget:,.0f} is above the {everything + always:,} parameters there are")
+    return budget
+
+
 def plan_of(chosen: Allocation, known: Mapping[str, Place], r: int) -> Plan:
     """The allocation as a plan."""
     return Plan(
@@ -89,6 +99,13 @@ def plan_of(chosen: Allocation, known: Mapping[str, Place], r: int) -> Plan:
         entries={name: len(where) for name, where in chosen.entries.items()},
         full=[name for name in chosen.structured if not known[name].is_matrix],
     )
+
+
+def parameters_of(plan: Plan, known: Mapping[str, Place], config: SptConfig, model: nn.Module) -> int:
+    """Trainable parameters that a plan stands for, those always trained included, the head not."""
+    modules = sum(known[name].cost(config.structured, r) for name, r in plan.ranks.items())
+    vectors = sum(known[name].size for name in plan.full)
+    return modules + vectors + sum(plan.entries.values()) + always_count(model, config)
 
 
 def with_plan(config: SptConfig, model: nn.Module, scores: Mapping[str, Tensor]) -> SptConfig:
@@ -109,8 +126,7 @@ def with_plan(config: SptConfig, model: nn.Module, scores: Mapping[str, Tensor])
                 f"the scores of {place.parameter!r} have shape {tuple(score.shape)}, the parameter another"
             )
         own[name] = score[place.start : place.start + place.shape[0]]
-    always = sum(model.get_parameter(name).numel() for name in always_trained(model, config))
-    chosen = allocate(own, candidates(config, known), config, always)
+    chosen = allocate(own, candidates(config, known), config, always_count(model, config))
     planned = copy.copy(config)
     planned.plan = plan_of(chosen, known, config.rank).as_dict()
     planned.positions = chosen.entries
@@ -131,7 +147,10 @@ def known_places(model: nn.Module, config: SptConfig) -> dict[str, Place]:
 def score(config: SptConfig, model: nn.Module, batches: Iterable[Any], loss: Loss | None = None) -> dict[str, Tensor]:
     """The sensitivities of the parameters that ``config`` may train, as its fields say."""
     model = _plain(model)
-    names = dict.fromkeys(place.parameter for place in known_places(model, config).values())
+    known = known_places(model, config)
+    candidates(config, known)  # what the scores would be refused for is refused before they are made
+    wanted(config, sum(place.size for place in known.values()), always_count(model, config))
+    names = dict.fromkeys(place.parameter for place in known.values())
     return sensitivity(
         model,
         batches,
