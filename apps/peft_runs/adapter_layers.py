@@ -19,7 +19,7 @@ class LayerReport:
 
     Attributes:
         name: its name in the file, without what stands before all names.
-        parameters: how many numbers.
+        parameters: how many numbers, indices left out.
         rank: of a low-rank change.
         norm: Frobenius norm of the adapter's tensors together; ``None`` where they hold NaN or infinity.
         change: Frobenius norm of the low-rank change of the weight, where the file tells it.
@@ -47,7 +47,7 @@ def read_layers(weights: Path, found: Recognised, config: PeftConfig | None) -> 
             reports.append(
                 LayerReport(
                     name=name,
-                    parameters=sum(t.numel() for t in tensors.values()),
+                    parameters=sum(t.numel() for t in tensors.values() if t.is_floating_point()),
                     rank=rank if name in found.layers and isinstance(rank, int) else None,
                     norm=norm,
                     change=_change(tensors, file, parts, config),

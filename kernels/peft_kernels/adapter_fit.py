@@ -28,10 +28,12 @@ class Expected:
     Attributes:
         tensors: tensors by their keys in the file, on the meta device where they come from a copy of the model.
         limits: for integer tensors, what every index must stay below.
+        ascending: integer tensors whose indices must ascend, each once.
     """
 
     tensors: dict[str, Tensor]
     limits: dict[str, int]
+    ascending: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)

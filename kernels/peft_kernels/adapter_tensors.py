@@ -6,7 +6,7 @@ A file without checksum cannot tell every altered byte: an altered number that s
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,15 +81,18 @@ def suits(info: TensorInfo, tensor: Tensor) -> bool:
     return info.dtype in _GROUPS[group_of(tensor)]
 
 
-def read_tensors(path: Path, limits: Mapping[str, int] | None = None) -> dict[str, Tensor]:
+def read_tensors(
+    path: Path, limits: Mapping[str, int] | None = None, ascending: Collection[str] = ()
+) -> dict[str, Tensor]:
     """All tensors of a file, on the CPU, finite and in range.
 
     Args:
         path: a safetensors file.
         limits: for integer tensors by key, what every index must stay below; it must not be negative either.
+        ascending: keys of integer tensors whose indices must ascend.
 
     Raises:
-        AdapterError: the file is damaged, holds NaN or infinity, or an index that is out of range.
+        AdapterError: the file is damaged, holds NaN or infinity, or an index that is out of range, twice or unsorted.
     """
     try:
         tensors = load_file(path)
@@ -108,4 +111,10 @@ def read_tensors(path: Path, limits: Mapping[str, int] | None = None) -> dict[st
             if low < 0 or high >= limits[key]:
                 found = low if low < 0 else high
                 raise AdapterError(f"{path}: {key!r} holds the index {found}; expected 0 to {limits[key] - 1}")
+            steps = tensor.long().diff() if key in ascending else tensor[:0]
+            if len(steps) and int(steps.min()) <= 0:
+                at = int(steps.argmin())
+                raise AdapterError(
+                    f"{path}: {key!r} holds the index {int(tensor[at + 1])} after {int(tensor[at])}; they must ascend"
+                )
     return tensors

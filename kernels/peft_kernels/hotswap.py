@@ -65,7 +65,7 @@ def hotswap_adapter(
     expected = expected_of(adapted, adapter_name)
     infos, _ = read_header(files.weights)
     check_fit(expected, infos, str(files.weights), adapted, config)
-    tensors = read_tensors(files.weights, expected.limits)
+    tensors = read_tensors(files.weights, expected.limits, expected.ascending)
     set_peft_model_state_dict(adapted, tensors, adapter_name=adapter_name)
 
 

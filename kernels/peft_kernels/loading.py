@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from peft_kernels.adapter_files import AdapterError, find_adapter, read_config
 from peft_kernels.adapter_fit import Expected, check_fit, check_wrapper, describe
 from peft_kernels.adapter_tensors import group_of, read_header, read_tensors
+from peft_kernels.entries import Entries
 from peft_kernels.layer import AdapterLayer
 
 
@@ -75,7 +76,7 @@ def load_adapter(
     check_wrapper(infos, str(files.weights), model)
     expected = expected_tensors(model, config, str(files.config), adapter_name)
     check_fit(expected, infos, str(files.weights), model, config, strict)
-    tensors = read_tensors(files.weights, expected.limits)
+    tensors = read_tensors(files.weights, expected.limits, expected.ascending)
     with _as_before_on_failure(model), warnings.catch_warnings():
         # PEFT on norms of classes that it cannot tell the sizes of; it does not need them.
         warnings.filterwarnings("ignore", message="Unsupported layer type")
@@ -126,9 +127,14 @@ def expected_of(adapted: PeftModel, adapter_name: str) -> Expected:
     for key in (key for key, tensor in tensors.items() if group_of(tensor) == "an integer type"):
         owner = layers.get(max((name for name in layers if key.startswith(name)), key=len, default=""))
         # This project's index buffers count entries of the layer's weight; of PEFT's own it is known that none is < 0.
-        weight = owner.get_base_layer().weight if isinstance(owner, AdapterLayer) else None
+        weight = getattr(owner.get_base_layer(), "weight", None) if isinstance(owner, AdapterLayer) else None
         limits[key] = weight.numel() if isinstance(weight, Tensor) else torch.iinfo(tensors[key].dtype).max
-    return Expected(tensors, limits)
+    places = {
+        f"{name}.index".replace(f".{adapter_name}.", ".", 1): module.index_limit
+        for name, module in adapted.named_modules()
+        if isinstance(module, Entries)
+    }
+    return Expected(tensors, {**limits, **places}, frozenset(places))
 
 
 def on_meta(model: nn.Module) -> nn.Module:

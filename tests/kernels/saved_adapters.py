@@ -10,7 +10,7 @@ from typing import Any
 
 import timm
 import torch
-from peft import PeftModel
+from peft import PeftConfig, PeftModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -31,11 +31,22 @@ def pictures() -> Tensor:
     return torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(2))
 
 
+def configured(name: str, model: nn.Module, x: Tensor | None = None, **fields: Any) -> PeftConfig:
+    """A method's configuration; one that looks at data has looked at ``x``, or at `pictures()`."""
+    known = method(name)
+    if known.choose is None:
+        return known.config(model, **fields)
+    x = pictures() if x is None else x
+    asked = known.config(model, **{"budget": 0.2, "budget_rule": "at_most", "scoring_mode": "eval", **fields})
+    return known.choose(asked, model, [x], lambda model, batch: model(batch).square().mean())
+
+
 def trained(name: str, seed: int = 3, model: nn.Module | None = None, **fields: Any) -> PeftModel:
     """The method on a model, every trained parameter moved away from its start as training would."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        adapted = method(name).attach(model or small_model(), **fields).eval()
+        model = model or small_model()
+        adapted = method(name).attach(model, configured(name, model, **fields)).eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in adapted.parameters():

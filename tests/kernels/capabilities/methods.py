@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import peft
+import torch
 from peft import PeftConfig, PeftModel
 from torch import nn
 
@@ -32,6 +33,7 @@ class Method:
         attach: layer types that cannot be adapted, each with what the error matches.
         lacks: capabilities it does not have.
         own: whether the method is this project's; of PEFT's own methods the table tells what they do.
+        made: makes the configuration from a layer type and its fields, where these are not enough.
     """
 
     name: str
@@ -41,13 +43,15 @@ class Method:
     attach: Mapping[str, str] = field(default_factory=dict)
     lacks: tuple[Lack, ...] = ()
     own: bool = True
+    made: Callable[[LayerType, dict[str, Any]], PeftConfig] | None = None
 
     def config(self, layer: LayerType, **fields: Any) -> PeftConfig:
         """A new configuration that targets ``layer``."""
         if self.name == "linear_probe":
             return self.config_class(**{"modules_to_save": [layer.target], **self.settings, **fields})
         ranks = {"r": LORA_RANKS.get(layer.name, 4)} if self.config_class is peft.LoraConfig else {}
-        return self.config_class(**{"target_modules": [layer.target], **ranks, **self.settings, **fields})
+        values = {"target_modules": [layer.target], **ranks, **self.settings, **fields}
+        return self.made(layer, values) if self.made else self.config_class(**values)
 
     def both(self, layer: LayerType) -> dict[str, Any]:
         """The field that targets both modules of the tiny model."""
@@ -86,6 +90,13 @@ PEFT_LACKS = (
     Lack(("unmatched names raise",), "DID NOT RAISE", "PEFT ignores unmatched names without a word"),
     Lack(("all or nothing",), "a failed attachment changed the model", "PEFT leaves the model half wrapped"),
 )
+
+
+def _planned(layer: LayerType, fields: dict[str, Any]) -> PeftConfig:
+    """SPT's configuration for scores that give the matrices a module where they can have one, else single entries."""
+    model, generator = layer.model(), torch.Generator().manual_seed(2)
+    scores = {name: torch.rand(p.shape, generator=generator) for name, p in model.named_parameters()}
+    return vp.SptConfig.from_scores(model, scores, **fields)
 
 
 def _refuses(layers: tuple[str, ...], reason: str) -> dict[str, str]:
@@ -147,6 +158,12 @@ METHODS = {
             vp.SlicedLoraConfig,
             {"r": 4, "lora_dropout": 0.0},
             attach=_refuses(EVERYTHING_BUT_LINEAR, "adapts linear layers"),
+        ),
+        Method(
+            "spt",
+            vp.SptConfig,
+            {"rank": 2, "budget": 0.4, "budget_rule": "at_most", "module_dropout": 0.0, "module_drop_path": 0.0},
+            made=_planned,
         ),
         Method(
             "linear_probe",

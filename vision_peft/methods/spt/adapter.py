@@ -94,7 +94,7 @@ class SptAdapter(Reparam):
         """Move entries and vectors away from the base tensors."""
         for parameter in (*(part.values for part in self.entries.values()), *self.whole.values()):
             assert isinstance(parameter, Tensor)
-            parameter.normal_(std=0.5)
+            parameter.normal_(std=0.1)
 
     def delta(self, name: str, tensor: Tensor) -> Tensor:
         entries = self.entries._modules.get(_flat(name))

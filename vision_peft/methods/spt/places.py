@@ -60,6 +60,10 @@ class Place:
             columns *= side
         return columns
 
+    def carries(self, r: int) -> bool:
+        """Whether a module of rank r is no wider than the matrix."""
+        return r <= min(self.shape[0], self.columns)
+
     def cost(self, structured: str, r: int) -> int:
         """Parameters of a module of rank r: ``r (out + in)`` for LoRA, ``2 r out + r + out`` for an adapter."""
         rows = self.shape[0]
@@ -166,6 +170,5 @@ def always_count(model: nn.Module, config: SptConfig) -> int:
 
 def check_rank(r: int, place: Place) -> None:
     """Raise a ValueError if a module of rank r would be wider than the matrix."""
-    sides = (place.shape[0], place.columns)
-    if r > min(sides):
-        raise ValueError(f"rank {r} exceeds the smaller side of {place.name!r} ({sides[0]} × {sides[1]})")
+    if not place.carries(r):
+        raise ValueError(f"rank {r} exceeds the smaller side of {place.name!r} ({place.shape[0]} × {place.columns})")

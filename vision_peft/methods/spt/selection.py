@@ -21,15 +21,17 @@ if TYPE_CHECKING:
 
 
 def candidates(config: SptConfig, known: Mapping[str, Place]) -> dict[str, Candidate]:
-    """How each place may be trained.
+    """How each place may be trained; a matrix with a side shorter than the rank has its entries only.
 
     Raises:
-        ValueError: the rank exceeds the smaller side of a matrix.
+        ValueError: there are matrices, and the rank exceeds a side of every one.
     """
+    matrices = [place for place in known.values() if place.is_matrix]
+    if matrices and not any(place.carries(config.rank) for place in matrices):
+        check_rank(config.rank, max(matrices, key=lambda place: min(place.shape[0], place.columns)))
     made = {}
     for name, place in known.items():
-        if place.is_matrix:
-            check_rank(config.rank, place)
+        if place.is_matrix and place.carries(config.rank):
             made[name] = Candidate(
                 place.cost(config.structured, config.rank), config.matrix_ease, config.trains_entries
             )
