@@ -19,6 +19,10 @@ VARIED = (
 METHODS = {
     "model itself": (),
     "snell with dropout": ("--method.name", "snell", "--method.dropout", "0.1", "--method.drop_path", "0.1"),
+    "spt, which looks at data first": (
+        *("--method.name", "spt", "--method.budget", "3000", "--method.budget_rule", "at_most"),
+        *("--method.num_batches", "2", "--method.batch_size", "10"),
+    ),
 }
 
 

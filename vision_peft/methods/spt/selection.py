@@ -74,9 +74,7 @@ def allocate(
         )
     chosen = hits.at(tau)
     if tau == len(hits.owner) and chosen.total < budget:
-        warnings.warn(
-            f"the most that can be trained here is {chosen.total:,} of {budget:,.0f} parameters", stacklevel=3
-        )
+        warnings.warn(f"no more than {chosen.total:,} of {budget:,.0f} parameters can be trained here", stacklevel=3)
     return chosen
 
 
@@ -123,9 +121,10 @@ def with_plan(config: SptConfig, model: nn.Module, scores: Mapping[str, Tensor])
         score = scores.get(place.parameter)
         if score is None:
             raise ValueError(f"there are no scores for {place.parameter!r}{nearest(place.parameter, scores)}")
-        if tuple(score.shape) != tuple(model.get_parameter(place.parameter).shape):
+        shape = tuple(model.get_parameter(place.parameter).shape)
+        if tuple(score.shape) != shape:
             raise ValueError(
-                f"the scores of {place.parameter!r} have shape {tuple(score.shape)}, the parameter another"
+                f"the scores of {place.parameter!r} must have its shape {shape}; found {tuple(score.shape)}"
             )
         own[name] = score[place.start : place.start + place.shape[0]]
     chosen = allocate(own, candidates(config, known), config, always_count(model, config))
