@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import vision_peft as vp
-from peft_kernels.allocation import Candidate, Hits
 from peft_kernels.budget import Plan
+from peft_kernels.hits import Candidate, Hits
 from tests.kernels.saved_adapters import WEIGHTS, edit, pictures, small_model, structure
 from vision_peft.methods.spt.adapter import SptAdapter, SptLayer
 from vision_peft.methods.spt.places import Place, always_count, places

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from peft_kernels.allocation import Allocation, Candidate, Hits, grid
+from peft_kernels.hits import Allocation, Candidate, Hits, grid
 from peft_kernels.ops import sparse_linear
 from peft_kernels.ops.sparse_grad import reference
 from peft_kernels.sensitivity import sensitivity

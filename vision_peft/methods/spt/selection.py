@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from peft import PeftModel
 from torch import Tensor, nn
 
-from peft_kernels.allocation import Allocation, Candidate, Hits, grid
 from peft_kernels.budget import Plan
 from peft_kernels.config import nearest
+from peft_kernels.hits import Allocation, Candidate, Hits, grid
 from peft_kernels.sensitivity import Loss, sensitivity
 from vision_peft.methods.spt.places import Place, always_count, check_rank, places
 

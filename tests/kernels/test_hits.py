@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from peft_kernels.allocation import Candidate, Hits, grid
+from peft_kernels.hits import Candidate, Hits, grid
 
 
 def scored(*sizes: int, seed: int = 0) -> dict[str, torch.Tensor]:
