@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from peft_kernels.ops.kernel_delta import KERNEL_SCALARS, DeltaSlice, DeltaSpec
+from peft_kernels.ops.kernel_delta import DISTANCE_KERNELS, KERNEL_SCALARS, DeltaSlice, DeltaSpec
 
 TOLERANCE = {torch.float64: (1e-9, 1e-9), torch.float32: (2e-4, 2e-3)}  # of values, of gradients
 
@@ -16,7 +16,7 @@ def random_slice(
 ) -> DeltaSlice:
     """A delta of random points, uniform in a cube of edge 2 * `spread`."""
     spec = DeltaSpec(**constants)
-    parts = len(spec.coeff) if spec.kernel == "piecewise_linear" else 1
+    parts = len(spec.coeff) if spec.kernel in DISTANCE_KERNELS else 1
     A, B = (((torch.rand(parts, n, d, dtype=dtype) * 2 - 1) * spread).requires_grad_() for n in (columns, rows))
     names = KERNEL_SCALARS[spec.kernel]
     scalars = (torch.rand(len(names), dtype=dtype) + 0.5).requires_grad_() if names else None

@@ -12,7 +12,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from .passes import Group, SlicePass
+from .blocks import Group
+from .passes import SlicePass
 
 _SHORT = 32  # shorter runs of kept rows are not worth products of their own
 

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from ..frozen import autocast_pair, conv_input_gradient, conv_weight_gradient, per_dimension, stock_conv
 from .apart import into_range, out_of_range
+from .blocks import block_rows
 from .dense import add_deltas, columns, delta_dtype, recompute, restore_deltas, split
 from .fused import assemble
-from .passes import block_rows
 from .spec import DeltaSlice, check_slices, encode
 
 

@@ -6,8 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from .blocks import block_rows, groups_of
 from .fused import assemble
-from .passes import SlicePass, block_rows, groups_of
+from .passes import SlicePass
 from .spec import DeltaSlice, check_slices, encode
 
 

@@ -14,7 +14,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from . import apart, merged
-from .passes import SlicePass, block_rows, groups_of
+from .blocks import block_rows, groups_of
+from .passes import SlicePass
 from .spec import KERNEL_SCALARS, DeltaSlice, check_slices, decode, encode
 
 

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from .mix import Mix
 from .points import PointSets
 from .spec import DeltaSlice
 
@@ -45,6 +46,8 @@ def merge_kernel(part: DeltaSlice, dtype: torch.dtype) -> MergeKernel:
         return Linear(A[0], B[0])
     assert part.scalars is not None
     scalars = part.scalars.detach().to(dtype)
+    if part.spec.kernel == "mix":
+        return Mix(PiecewiseLinear(A, B, part.spec.coeff, part.spec.p), scalars, B.shape[1], A.shape[1])
     return Sigmoid(A[0], B[0], scalars) if part.spec.kernel == "sigmoid" else RadialBasis(A, B, scalars)
 
 

@@ -11,7 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from .passes import Group, SlicePass
+from .blocks import Group
+from .passes import SlicePass
 
 
 def forward(

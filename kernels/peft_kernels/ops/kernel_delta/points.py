@@ -90,7 +90,7 @@ class PointSets:
     def accumulate(self, rows: slice, weights: Float[Tensor, "parts rows in"]) -> None:
         """Add sum_j Q_ij (b_i - a_j) to the gradient of b_i and the opposite to that of a_j (p = 2)."""
         self.grad_a.baddbmm_(self.left[:, :-1, rows], weights)
-        self.grad_b[:, :, rows] = torch.bmm(self.right[:, 1:], weights.mT)
+        self.grad_b[:, :, rows] += torch.bmm(self.right[:, 1:], weights.mT)
 
     def gradients(self) -> tuple[Float[Tensor, "parts in d"], Float[Tensor, "parts out d"]]:
         """Accumulated gradients of a and b."""

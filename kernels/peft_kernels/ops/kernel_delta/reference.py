@@ -6,6 +6,7 @@ kernel into a full matrix, and a quantile of its magnitudes decides which entrie
     delta[i, j] = sum_p c_p || B_p[i] - A_p[j] ||,   S = delta * g(delta),   y = x (W0 + S)^T + b
 
 SNELL: Shen et al., "Expanding Sparse Tuning for Low Memory Usage", NeurIPS 2024, arXiv 2411.01800.
+SNELLA: Shen et al., "Kernelized Sparse Fine-Tuning with Bi-level Parameter Competition", 2025, arXiv 2510.24037.
 """
 
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from .spec import DeltaSlice, DeltaSpec
+from .spec import DISTANCE_KERNELS, DeltaSlice, DeltaSpec, temperature
 
 
 class KernelDelta(NamedTuple):
@@ -49,9 +50,10 @@ def merge(
     spec: DeltaSpec,
     scalars: Float[Tensor, "count"] | None = None,
 ) -> Float[Tensor, "out in"]:
-    """Merge the two point sets by the kernel of `spec` (SNELL, Eq. 4 and Table A6)."""
-    if spec.kernel == "piecewise_linear":
-        return sum((c * distance(b, a, spec.p) for c, b, a in zip(spec.coeff, B, A, strict=True)), B.new_zeros(()))
+    """Merge the two point sets by the kernel of `spec` (SNELL, Eq. 4 and Table A6; `mix`: SNELLA)."""
+    if spec.kernel in DISTANCE_KERNELS:
+        M = sum((c * distance(b, a, spec.p) for c, b, a in zip(spec.coeff, B, A, strict=True)), B.new_zeros(()))
+        return M if spec.kernel == "piecewise_linear" else mix(M, scalars)
     a, b = A.sum(0), B.sum(0)  # one part
     if spec.kernel == "linear":
         return b @ a.T
@@ -60,6 +62,14 @@ def merge(
     if spec.kernel == "sigmoid":
         return alpha / (1 + torch.exp(-beta * (b @ a.T))) + gamma
     return alpha * torch.exp(-beta * (b[:, None] - a[None]).square().sum(-1)) + gamma
+
+
+def mix(M: Float[Tensor, "out in"], scalars: Float[Tensor, "3"] | None) -> Float[Tensor, "out in"]:
+    """M + alpha * softmax over the out axis of M / gamma + beta; a temperature nearer to 0 than 1e-4 counts as 1e-4."""
+    assert scalars is not None
+    alpha, gamma, beta = scalars.unbind()
+    gamma = gamma + (temperature(gamma) - gamma).detach()  # so that it can come back from there
+    return M + alpha * torch.softmax(M / gamma, 0) + beta
 
 
 def distance(b: Float[Tensor, "out rank"], a: Float[Tensor, "in rank"], p: float) -> Float[Tensor, "out in"]:

@@ -7,6 +7,7 @@ from functools import lru_cache
 from math import ceil, floor
 from typing import NamedTuple
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -16,7 +17,10 @@ KERNEL_SCALARS: dict[str, tuple[str, ...]] = {
     "linear": (),
     "sigmoid": ("alpha", "beta", "gamma"),
     "rbf": ("alpha", "beta", "gamma"),
+    "mix": ("alpha", "gamma", "beta"),
 }
+#: Kernels made of several distances, each with its coefficient; the others have one part.
+DISTANCE_KERNELS = ("piecewise_linear", "mix")
 GATES = ("none", "magnitude", "soft", "hard")
 
 
@@ -31,8 +35,8 @@ class DeltaSpec:
             `hard` (g = 1 where |delta| > t), `none` (g = 1), or `auto` (official code: `none` if s == 0, else
             `magnitude`), which is stored resolved.
         kernel: one of `KERNEL_SCALARS`.
-        p: order of the Minkowski distance of `piecewise_linear`, > 0.
-        coeff: factor c_p of each part; used by `piecewise_linear` alone, where its length is the number of parts.
+        p: order of the Minkowski distance of `piecewise_linear` and `mix`, > 0.
+        coeff: factor c_p of each part; used by `piecewise_linear` and `mix`, where its length is the number of parts.
         scale: factor on the gated delta.
         start: first row of the weight that the delta covers; it covers as many rows as B has.
 
@@ -95,6 +99,12 @@ class DeltaSlice(NamedTuple):
         return slice(self.spec.start, self.spec.start + self.B.shape[1])
 
 
+def temperature(gamma: Float[Tensor, ""]) -> Float[Tensor, ""]:
+    """The temperature of `mix`, kept at least 1e-4 away from 0, with its sign."""
+    least = torch.full_like(gamma, 1e-4)
+    return torch.where(gamma.abs() < least, torch.copysign(least, gamma), gamma)
+
+
 def check_slices(slices: Sequence[DeltaSlice], out_features: int, in_features: int) -> None:
     """Compare each slice with the weight it is added to.
 
@@ -103,7 +113,7 @@ def check_slices(slices: Sequence[DeltaSlice], out_features: int, in_features: i
     """
     for A, B, spec, scalars in slices:
         names = KERNEL_SCALARS[spec.kernel]
-        parts = len(spec.coeff) if spec.kernel == "piecewise_linear" else 1
+        parts = len(spec.coeff) if spec.kernel in DISTANCE_KERNELS else 1
         if A.ndim != 3 or B.ndim != 3 or A.shape[0] != parts or B.shape[0] != parts or A.shape[2] != B.shape[2]:
             raise ValueError(
                 f"A and B of kernel {spec.kernel} must be [{parts}, in, d] and [{parts}, out, d], "
