@@ -55,7 +55,7 @@ def absolute_error(found: Tensor, expected: Tensor) -> float:
 def compare(name: str, found: Tensor, expected: Tensor, tolerance: Tolerance) -> Line:
     """Hold ``found`` against ``expected``; the line shows the relative error, also where the tolerance is absolute.
 
-    Shapes and types must agree. Integers and truth values must be equal.
+    Shapes and types must agree. Integers and truth values must be equal, and NaN stands where NaN is expected.
     """
     for what in ("shape", "dtype"):
         of_found, of_expected = getattr(found, what), getattr(expected, what)
@@ -64,6 +64,8 @@ def compare(name: str, found: Tensor, expected: Tensor, tolerance: Tolerance) ->
     if not expected.dtype.is_floating_point:
         tolerance = Tolerance(0.0)
     found, expected = found.detach().to(torch.float64), expected.to(torch.float64)
+    missing = found.isnan() & expected.isnan()
+    found, expected = (values.masked_fill(missing, 0.0) for values in (found, expected))
     relative, absolute = relative_error(found, expected), absolute_error(found, expected)
     within = (absolute if tolerance.absolute else relative) <= tolerance.value
     reason = f"{absolute:.1e} absolute" if tolerance.absolute else ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .cases import baselines, snell, spt
+from .cases import baselines, snell, snella, spt
 from .harness import Kind
 
 TABLE: dict[tuple[str, str], Kind] = {
@@ -18,4 +18,9 @@ TABLE: dict[tuple[str, str], Kind] = {
     ("spt", "block"): Kind(spt.block, spt.block_tolerance),
     ("spt", "select"): Kind(spt.select, spt.exact),
     ("spt", "sparse_linear"): Kind(spt.sparse_linear_case, spt.linear_tolerance),
+    ("snella", "allocation_trace"): Kind(snella.allocation_trace, snella.trace_tolerance, also=r"(epoch|final)\..*"),
+    ("snella", "delta"): Kind(snella.delta, snell.tolerance),
+    ("snella", "training"): Kind(snella.training, snell.training_tolerance, also=r"param\.\w+\.step[1-9]\d*"),
+    ("snella", "vit_block"): Kind(snella.vit_block, snell.tolerance),
+    ("snella", "water_filling"): Kind(snella.water_filling, snella.volume_tolerance, also=r"case\d+\.volume"),
 }

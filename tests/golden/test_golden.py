@@ -142,6 +142,8 @@ def test_weights_alone_are_not_a_comparison(altered: Callable[..., Path]) -> Non
         (torch.tensor([0.0, 1e-30]), torch.zeros(2), False),
         (torch.tensor([1.0, float("nan")]), torch.ones(2), False),
         (torch.ones(2), torch.tensor([1.0, float("nan")]), False),
+        (torch.tensor([1.0, float("nan")]), torch.tensor([1.0, float("nan")]), True),
+        (torch.tensor([2.0, float("nan")]), torch.tensor([1.0, float("nan")]), False),
         (torch.ones(2, 1), torch.ones(2), False),
         (torch.ones(2, dtype=torch.float64), torch.ones(2), False),
         (torch.tensor([1, 2]), torch.tensor([1, 2]), True),

@@ -4,6 +4,7 @@ from vision_peft.methods.adapter_plus import AdapterPlusConfig, fold_scaling
 from vision_peft.methods.own import fill
 from vision_peft.methods.sliced_lora import SlicedLoraConfig
 from vision_peft.methods.snell import SnellConfig
+from vision_peft.methods.snella import SnellaAllocator, SnellaConfig
 from vision_peft.methods.spt import SptConfig, spt_config
 from vision_peft.methods.ssf import SsfConfig
 from vision_peft.methods.trained import BitFitConfig, FullConfig, LinearProbeConfig
@@ -16,6 +17,8 @@ __all__ = [
     "LinearProbeConfig",
     "SlicedLoraConfig",
     "SnellConfig",
+    "SnellaAllocator",
+    "SnellaConfig",
     "SptConfig",
     "SsfConfig",
     "VptConfig",

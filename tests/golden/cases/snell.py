@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from peft_kernels.ops.kernel_delta import KERNEL_SCALARS, DeltaSlice, DeltaSpec, delta_sparse, gated_linear, reference
+from vision_peft.methods.kernelised import KernelConfig
 from vision_peft.methods.snell import SnellConfig
 
 from ..comparison import Tolerance
@@ -18,6 +20,7 @@ from ..vectors import Vectors
 from .attached import Attached, assign, probed
 from .timm_modules import blocks, with_tensors
 
+Configure = Callable[[Vectors, float, list[str]], KernelConfig]
 FLOAT32_TENTH = float(torch.tensor(0.1, dtype=torch.float32))  # the authors' factor c0
 
 
@@ -71,7 +74,7 @@ def points(case: Vectors) -> dict[str, Tensor]:
     return {name: case[f"param.{name}"].clone().requires_grad_() for name in names}
 
 
-def delta(case: Vectors) -> Results:
+def delta(case: Vectors, configure: Configure = config) -> Results:
     """One delta and the linear layer it belongs to: by the formulas, by the fused operations, and attached by PEFT."""
     options = case.options
     coeff = tuple(case["buffer.coeff"].tolist()) if "buffer.coeff" in case else (1.0,)
@@ -100,7 +103,7 @@ def delta(case: Vectors) -> Results:
             tensors = {"output.delta_sparse": delta_sparse([made], *weight.shape), "output.branch": branch}
             tensors["output.y"] = gated_linear(leaves["x"], weight, bias, [made])
         results[way] = {**tensors, **probed(tensors["output.y"], case["input.probe"], leaves)}
-    return {**results, **_attached_delta(case, config(case, scale_of(case), ["layer"]))}
+    return {**results, **_attached_delta(case, configure(case, scale_of(case), ["layer"]))}
 
 
 def _linear(case: Vectors) -> nn.Module:
@@ -111,7 +114,7 @@ def _linear(case: Vectors) -> nn.Module:
     return with_tensors(nn.Sequential(OrderedDict(layer=layer)), tensors)
 
 
-def _attached_delta(case: Vectors, settings: SnellConfig) -> Results:
+def _attached_delta(case: Vectors, settings: KernelConfig) -> Results:
     attached = Attached(_linear(case), settings)
     scalars = KERNEL_SCALARS[settings.kernel]
     A, B = (attached.parameter("layer", f"weight.{name}") for name in ("A", "B"))
@@ -124,18 +127,24 @@ def _attached_delta(case: Vectors, settings: SnellConfig) -> Results:
     found = {"output.y": y, **probed(y, case["input.probe"], leaves)}
     for name, gradient in zip(scalars, found.pop("grad.scalars", torch.empty(0)), strict=True):
         found[f"grad.{name}"] = gradient.view(1)
-    return {"SnellConfig": found, "merged": {"output.y": attached.merged()(case["input.x"])}}
+    return {type(settings).__name__: found, "merged": {"output.y": attached.merged()(case["input.x"])}}
 
 
-def training(case: Vectors) -> Results:
+def training(case: Vectors, configure: Configure = config) -> Results:
     """AdamW on the mean squared error of ``x (W0 + S)ᵀ``: the loss before each step, the parameters after it."""
     options = case.options
-    attached = Attached(_linear(case), config(case, scale_of(case), ["layer"]))
+    settings = configure(case, scale_of(case), ["layer"])
+    attached = Attached(_linear(case), settings)
     parameters = {name: attached.parameter("layer", f"weight.{name}") for name in ("A", "B")}
     assign({parameter: case[f"param.{name}.step0"] for name, parameter in parameters.items()})
+    scalars = KERNEL_SCALARS[settings.kernel]
+    if scalars:
+        parameters["scalars"] = attached.parameter("layer", "weight.scalars")
     attached.model.train()
+    decayed = [parameter for parameter in parameters.values() if parameter.ndim > 1]
+    others = [parameter for parameter in parameters.values() if parameter.ndim == 1]
     optimizer = torch.optim.AdamW(
-        parameters.values(),
+        [{"params": decayed}, {"params": others, "weight_decay": 0.0}],
         lr=options["lr"],
         weight_decay=options["weight_decay"],
         eps=options["eps"],
@@ -148,29 +157,42 @@ def training(case: Vectors) -> Results:
         loss.backward()
         optimizer.step()
         losses.append(loss.detach())
-        found |= {f"param.{name}.step{step}": value.detach().clone() for name, value in parameters.items()}
-    return {"SnellConfig": {"output.loss": torch.stack(losses), **found}}
+        now = {name: value.detach().clone() for name, value in parameters.items()}
+        now |= {name: value.view(1) for name, value in zip(scalars, now.pop("scalars", torch.empty(0)), strict=True)}
+        found |= {f"param.{name}.step{step}": value for name, value in now.items()}
+    return {type(settings).__name__: {"output.loss": torch.stack(losses), **found}}
 
 
-def vit_block(case: Vectors) -> Results:
+def vit_block(case: Vectors, configure: Configure = config) -> Results:
     """A pre-norm block whose q, k, v, proj, fc1 and fc2 each have an adapter."""
     sites = sorted({name.rpartition(".")[0] for name in case.below("param")})
     fused = [site.rpartition(".")[2] for site in sites if site in ("attn.q", "attn.k", "attn.v")]
     targets = [site for site in sites if site.rpartition(".")[2] not in fused]
     if fused:
         targets.append(f"attn.qkv[{','.join(fused)}]")
-    attached = Attached(blocks(case), config(case, scale_of(case), targets))
+    settings = configure(case, scale_of(case), targets)
+    scalars = KERNEL_SCALARS[settings.kernel]
+    attached = Attached(blocks(case), settings)
 
-    def place(name: str) -> nn.Parameter:
-        site, _, leaf = name.rpartition(".")
+    def place(site: str, leaf: str) -> nn.Parameter:
         block = site.rpartition(".")[2]
         if block in fused:
             return attached.parameter("blocks.0.attn.qkv", f"weight_{block}.{leaf}")
         return attached.parameter(f"blocks.0.{site}", f"weight.{leaf}")
 
-    parameters = {name: place(name) for name in case.below("param")}
-    assign({parameter: case[f"param.{name}"] for name, parameter in parameters.items()})
-    x = case["input.x"].clone().requires_grad_()
-    y = attached.model(x)
-    found = {"output.y": y, **probed(y, case["input.probe"], {**parameters, "x": x})}
-    return {"SnellConfig": found, "merged": {"output.y": attached.merged()(case["input.x"])}}
+    leaves: dict[str, Tensor] = {}
+    for site in sites:
+        points = {name: place(site, name) for name in ("A", "B")}
+        assign({parameter: case[f"param.{site}.{name}"] for name, parameter in points.items()})
+        if scalars:
+            points["scalars"] = place(site, "scalars")
+            if f"param.{site}.{scalars[0]}" in case:  # else they stand at their start
+                assign({points["scalars"]: torch.cat([case[f"param.{site}.{name}"] for name in scalars])})
+        leaves |= {f"{site}.{name}": parameter for name, parameter in points.items()}
+    leaves["x"] = case["input.x"].clone().requires_grad_()
+    y = attached.model(leaves["x"])
+    found = {"output.y": y, **probed(y, case["input.probe"], leaves)}
+    for name in [name for name in found if name.endswith(".scalars")]:
+        for scalar, gradient in zip(scalars, found.pop(name), strict=True):
+            found[f"{name.removesuffix('scalars')}{scalar}"] = gradient.view(1)
+    return {type(settings).__name__: found, "merged": {"output.y": attached.merged()(case["input.x"])}}

@@ -6,4 +6,13 @@ from .dense import delta_sparse
 from .fused import gated_linear
 from .spec import DISTANCE_KERNELS, KERNEL_SCALARS, DeltaSlice, DeltaSpec
 
-__all__ = ["DISTANCE_KERNELS", "KERNEL_SCALARS", "DeltaSlice", "DeltaSpec", "delta_sparse", "gated_conv", "gated_linear", "reference"]
+__all__ = [
+    "DISTANCE_KERNELS",
+    "KERNEL_SCALARS",
+    "DeltaSlice",
+    "DeltaSpec",
+    "delta_sparse",
+    "gated_conv",
+    "gated_linear",
+    "reference",
+]
