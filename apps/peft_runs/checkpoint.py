@@ -3,6 +3,7 @@
 `checkpoint/step-00000120/` holds
     model.safetensors       trainable tensors and all buffers
     optimizer.safetensors   the optimiser's tensors, `<parameter's position>.<name>`
+    method.safetensors      tensors that a method keeps beside its parameters, if it does (SNELLA's importances)
     state.json              step, length of metrics.jsonl, the optimiser's numbers, what else the run must remember
 
 There are no generator states: each step seeds the generators from (seed, step, process), see `order.py`.
@@ -12,7 +13,7 @@ import json
 import shutil
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError
@@ -23,6 +24,16 @@ from peft_runs.durable import ASIDE, whole_folder, write_json
 from peft_runs.errors import RunError
 
 FORMAT = 1
+
+
+class Stateful(Protocol):
+    """What a method keeps of a run beside its parameters: tensors and plain data, by name."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Raises ValueError where the state does not suit."""
+        ...
 
 
 @dataclass
@@ -48,9 +59,13 @@ def changing_tensors(model: nn.Module) -> dict[str, Tensor]:
     return {**tensors, **dict(model.named_buffers())}
 
 
-def save_checkpoint(folder: Path, state: State, model: nn.Module, optimizer: torch.optim.Optimizer) -> Path:
+def save_checkpoint(
+    folder: Path, state: State, model: nn.Module, optimizer: torch.optim.Optimizer, kept: Stateful | None = None
+) -> Path:
     """Write the checkpoint of `state.step` below `folder`, then delete the older ones."""
     target = folder / f"step-{state.step:08d}"
+    beside = {} if kept is None else kept.state_dict()
+    plain = {name: value for name, value in beside.items() if not isinstance(value, Tensor)}
     moments = optimizer.state_dict()
     tensors, numbers = {}, {}
     for position, values in moments["state"].items():
@@ -63,10 +78,12 @@ def save_checkpoint(folder: Path, state: State, model: nn.Module, optimizer: tor
         changing = {name: tensor.detach().cpu().contiguous() for name, tensor in changing_tensors(model).items()}
         save_file(changing, aside / "model.safetensors", {"step": str(state.step)})
         save_file(tensors, aside / "optimizer.safetensors", {"step": str(state.step)})
+        if kept is not None:
+            own = {name: value.cpu().contiguous() for name, value in beside.items() if isinstance(value, Tensor)}
+            save_file(own, aside / "method.safetensors", {"step": str(state.step)})
         groups = [{key: value for key, value in group.items() if key != "params"} for group in moments["param_groups"]]
-        write_json(
-            aside / "state.json", {"format": FORMAT, **vars(state), "optimizer": {"state": numbers, "groups": groups}}
-        )
+        record = {"format": FORMAT, **vars(state), "optimizer": {"state": numbers, "groups": groups}, "method": plain}
+        write_json(aside / "state.json", record)
     for old in folder.glob("step-*"):
         if old != target:
             shutil.rmtree(old)
@@ -85,8 +102,10 @@ def clear_leftovers(folder: Path) -> None:
         shutil.rmtree(leftover, ignore_errors=True)
 
 
-def load_checkpoint(checkpoint: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> State:
-    """Put model and optimiser back into the saved state.
+def load_checkpoint(
+    checkpoint: Path, model: nn.Module, optimizer: torch.optim.Optimizer, kept: Stateful | None = None
+) -> State:
+    """Put model and optimiser, and what the method keeps, back into the saved state.
 
     Raises:
         RunError: a file is damaged or belongs to another model; nothing was changed then.
@@ -95,6 +114,7 @@ def load_checkpoint(checkpoint: Path, model: nn.Module, optimizer: torch.optim.O
         record = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
         saved = load_file(checkpoint / "model.safetensors")
         moments = load_file(checkpoint / "optimizer.safetensors")
+        beside = load_file(checkpoint / "method.safetensors") if kept is not None else {}
     except (OSError, ValueError, SafetensorError) as error:
         raise RunError(f"the checkpoint {checkpoint} is damaged: {error}") from None
     if record.get("format") != FORMAT:
@@ -109,6 +129,11 @@ def load_checkpoint(checkpoint: Path, model: nn.Module, optimizer: torch.optim.O
                 f"the checkpoint {checkpoint} is of another model: {name!r} has shape {tuple(saved[name].shape)}, "
                 f"expected {tuple(tensor.shape)}"
             )
+    if kept is not None:
+        try:
+            kept.load_state_dict({**beside, **record["method"]})
+        except ValueError as error:
+            raise RunError(f"the checkpoint {checkpoint} is of another run: {error}") from None
     with torch.no_grad():
         for name, tensor in expected.items():
             tensor.copy_(saved[name])

@@ -10,11 +10,11 @@ from accelerate import Accelerator
 from torch.utils.data import DataLoader
 
 from peft_runs.attach import attach, trainable, training_mode, without_gradient
-from peft_runs.checkpoint import State, clear_leftovers, latest_checkpoint, load_checkpoint, save_checkpoint
+from peft_runs.checkpoint import State, Stateful, clear_leftovers, latest_checkpoint, load_checkpoint, save_checkpoint
 from peft_runs.choose import choose
 from peft_runs.errors import RunError, UsageError
 from peft_runs.evaluate import evaluate, to_device
-from peft_runs.memory import bytes_of_model, bytes_of_optimizer, highest_level
+from peft_runs.memory import bytes_of, bytes_of_model, bytes_of_optimizer, highest_level
 from peft_runs.metrics import Metrics
 from peft_runs.optim import build_optimizer, build_schedule
 from peft_runs.order import TrainingOrder, seed_generators
@@ -76,7 +76,19 @@ class Training:
         tuner = getattr(self.model, "base_model", None) if recipe.method.name else None
         self.regularizer = getattr(tuner, "regularizer", None)
         self.allocate = getattr(tuner, "update_and_allocate", None)
+        self.allocator = self.begin_allocation(tuner)
+        if self.allocator is not None:
+            self.added_bytes += bytes_of(t for t in self.allocator.state_dict().values() if isinstance(t, torch.Tensor))
         self.metrics: Metrics | None = None
+
+    def begin_allocation(self, tuner: Any) -> Stateful | None:
+        """Tell the length of the run to a method that divides a budget while training, and get what it then keeps."""
+        if not hasattr(tuner, "begin_allocation"):
+            return None
+        try:
+            return tuner.begin_allocation(self.steps, self.steps_per_epoch)
+        except ValueError as error:
+            raise UsageError(f"method {self.recipe.method.name!r} does not suit this run: {error}") from error
 
     def plan_steps(self, samples: int) -> None:
         """Fix the number of steps, and check that batches can be cut as asked."""
@@ -127,7 +139,7 @@ class Training:
         checkpoint = latest_checkpoint(self.folder.checkpoints)
         if checkpoint is None:
             raise RunError(f"nothing to resume in {self.folder.path}: it holds no checkpoint")
-        state = load_checkpoint(checkpoint, self.model, self.optimizer.optimizer)
+        state = load_checkpoint(checkpoint, self.model, self.optimizer.optimizer, self.allocator)
         if state.scaler and self.accelerator.scaler:
             self.accelerator.scaler.load_state_dict(state.scaler)
         return state
@@ -200,8 +212,9 @@ class Training:
             if norm is not None and run.precision != "fp16":  # float16's scaler skips such steps by itself
                 self.check(float(norm), step, "gradient's norm")
         self.optimizer.step()
-        if self.allocate is not None:
-            self.allocate(step)
+        decided = None if self.allocate is None else self.allocate(step)
+        if decided is not None:
+            self.record("allocation", step=step + 1, **decided)
         self.optimizer.zero_grad(set_to_none=True)
         return value, self.optimizer.param_groups[0]["lr"]
 
@@ -237,5 +250,5 @@ class Training:
         if self.metrics:
             state.metrics_bytes = self.metrics.settle()
             state.scaler = self.accelerator.scaler.state_dict() if self.accelerator.scaler else None
-            save_checkpoint(self.folder.checkpoints, state, self.model, self.optimizer.optimizer)
+            save_checkpoint(self.folder.checkpoints, state, self.model, self.optimizer.optimizer, self.allocator)
         self.accelerator.wait_for_everyone()

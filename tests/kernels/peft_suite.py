@@ -33,13 +33,14 @@ OTHERS = (
 )
 CASES = {
     "SnellConfig": ({"r": 4, "sparsity": 0.3, "init": "identity"}, LINEAR + OTHERS),
+    "SnellaConfig": ({"r": 4, "initial_sparsity": 0.3, "init": "identity"}, LINEAR + OTHERS),
     "SsfConfig": ({"init_std": 0.0}, LINEAR + NORMS + OTHERS),
     "BitFitConfig": ({}, LINEAR + NORMS + OTHERS[1:3]),
     "FullConfig": ({}, LINEAR + NORMS + OTHERS),
     "SlicedLoraConfig": ({}, LINEAR),
     "AdapterPlusConfig": ({"init": "lora"}, LINEAR + NORMS + OTHERS[:7]),
 }
-SEVERAL = ("SnellConfig", "SsfConfig", "BitFitConfig", "FullConfig", "SlicedLoraConfig")
+SEVERAL = ("SnellConfig", "SnellaConfig", "SsfConfig", "BitFitConfig", "FullConfig", "SlicedLoraConfig")
 
 
 def tables() -> str:

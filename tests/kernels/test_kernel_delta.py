@@ -13,6 +13,7 @@ from tests.kernels.delta_cases import TOLERANCE, assert_close, assert_same, rand
 DTYPES = st.sampled_from([torch.float64, torch.float32])
 SPECS = st.fixed_dictionaries(
     {
+        "kernel": st.sampled_from(["piecewise_linear", "mix"]),
         "gate": st.sampled_from(["none", "magnitude", "soft", "hard"]),
         "sparsity": st.sampled_from([0.0, 1e-9, 0.3, 0.5, 0.9, 1.0]),
         "p": st.sampled_from([2.0, 1.0, 3.0]),

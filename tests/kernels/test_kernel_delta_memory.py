@@ -81,6 +81,19 @@ def test_nothing_of_the_weights_size_is_kept(function, way):
     assert slices[0].A.grad is not None
 
 
+@pytest.mark.parametrize("function", [linear, branch, dropped, autocast, convolution, dense])
+def test_the_mixed_kernel_keeps_nothing_of_the_weights_size(function):
+    constants = {"kernel": "mix", "sparsity": 0.5, "gate": "magnitude"}
+    slices = [random_slice(48, 64, 4, **constants), random_slice(48, 64, 4, start=48, **constants)]
+    x = torch.randn(2, 5, 64, requires_grad=True)
+    y, shapes = kept_shapes(lambda: function(x, slices))
+    standing = {tuple(t.shape) for t in (WEIGHT, KERNEL, x, x.view(1, 16, 5, 8), *tensors_of(slices))}
+    assert sum(torch.Size(shape).numel() for shape in shapes if shape not in standing) <= 8
+    y.float().sum().backward()
+    assert slices[0].scalars is not None
+    assert slices[0].scalars.grad is not None
+
+
 @pytest.mark.parametrize("function", [linear, branch, autocast, convolution, dense])
 def test_compiled_operators_give_the_same_bits(function):
     slices = [random_slice(48, 64, 4, sparsity=0.5), random_slice(48, 64, 4, sparsity=0.5, start=48)]

@@ -9,7 +9,7 @@ NO_MEANING = "–"
 REASONS = {
     "adapts whole modules": "adapts whole modules; SNELL and sliced LoRA take row blocks",
     "one input feature per output": "pairs input with output features; a depthwise filter has one input feature",
-    "SNELL adapts matrices": "adapts matrices; a norm or a block has none of its own",
+    "Config adapts matrices": "adapts matrices; a norm or a block has none of its own",
     "has no bias to train": "there is no bias to train",
     "has no parameter to train": "there is no parameter of its own to train",
     "SSF after a whole": "nothing linear takes up a scale of the residual stream",

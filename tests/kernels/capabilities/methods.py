@@ -129,7 +129,17 @@ METHODS = {
             {"r": 4, "sparsity": 0.3, "scale": 1.0, "dropout": 0.0, "drop_path": 0.0},
             attach={
                 "Conv2d depthwise": "one input feature per output",
-                **_refuses((*NORMS, BLOCK), "SNELL adapts matrices"),
+                **_refuses((*NORMS, BLOCK), "Config adapts matrices"),
+            },
+        ),
+        Method(
+            "snella",
+            vp.SnellaConfig,
+            # The published start adds 1 / outputs, squared by the gate: much in layers as small as these.
+            {"r": 4, "initial_sparsity": 0.3, "scale": 1.0, "alpha0": 0.2, "dropout": 0.0, "drop_path": 0.0},
+            attach={
+                "Conv2d depthwise": "one input feature per output",
+                **_refuses((*NORMS, BLOCK), "Config adapts matrices"),
             },
         ),
         Method("ssf", vp.SsfConfig, attach=SLICES, lacks=(Lack(MERGES, "SSF after a whole", layers=(BLOCK,)),)),
