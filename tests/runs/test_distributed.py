@@ -39,6 +39,21 @@ def test_sharing_a_batch_changes_nothing(share: str, alone: Path, tmp_path: Path
     assert abs(result(alone)["loss"] - result(tmp_path)["loss"]) <= 1e-5
 
 
+def test_processes_divide_a_budget_as_one_does(tmp_path: Path) -> None:
+    words = (*WORDS, "--method.name", "snella", "--method.r", "4", "--method.dropout", "0", "--method.drop_path", "0")
+    runs = [process("train", *words, "--run.epochs", "3", "--out", tmp_path / "alone")]
+    torchrun = (str(Path(sys.executable).with_name("torchrun")), "--nproc_per_node", "2", "--no-python")
+    runs.append(process("train", *words, "--run.epochs", "3", "--out", tmp_path / "two", before=torchrun))
+    assert [run.returncode for run in runs] == [0, 0], runs[-1].stderr
+    alone, two = (load_file(tmp_path / run / "adapter" / "adapter_model.safetensors") for run in ("alone", "two"))
+    shares = [name for name in alone if name.endswith(".sparsity")]
+    assert len({alone[name].item() for name in shares}) > 6
+    entries = [alone[name.replace("sparsity", x)].shape[1] for name in shares for x in "AB"]
+    sizes = {name: m * n for name, n, m in zip(shares, entries[::2], entries[1::2], strict=True)}
+    for name, size in sizes.items():  # rounding of the summed gradients may move a few entries
+        assert abs(alone[name].item() - two[name].item()) * size <= 2
+
+
 def test_training_moves_what_is_compared(alone: Path, tmp_path: Path) -> None:
     """The comparison above could not fail if a run wrote the weights it began with."""
     run = process("train", *WORDS, "--run.epochs", "1", "--out", tmp_path)

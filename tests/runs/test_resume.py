@@ -18,6 +18,7 @@ VARIED = (
 )
 METHODS = {
     "model itself": (),
+    "snella sharing out its budget": ("--method.name", "snella", "--method.r", "4"),
     "snell with dropout": ("--method.name", "snell", "--method.dropout", "0.1", "--method.drop_path", "0.1"),
     "spt, which looks at data first": (
         *("--method.name", "spt", "--method.budget", "3000", "--method.budget_rule", "at_most"),

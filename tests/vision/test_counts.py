@@ -114,6 +114,27 @@ def test_snell_trains_as_many_parameters_as_published(architecture: str, r: int,
     assert trainable(architecture, vp.SnellConfig(r=r)) == count
 
 
+SNELLA_COUNTS = [
+    (VIT_B, (1_327_320, 2_654_424, 5_308_632), 768),
+    (VIT_L, (3_539_376, 7_078_320, 14_156_208), 1024),
+    (VIT_H, (5_898_816, 11_797_056, 23_593_536), 1280),
+    (SWIN_B, (1_733_040, 3_465_648, 6_930_864), 0),
+    (CONVNEXT_B, (1_444_056, 2_887_896, 5_775_576), 2048),
+]
+
+
+@pytest.mark.parametrize(
+    ("architecture", "r", "count"),
+    [
+        pytest.param(architecture, r, count + also_trained, id=f"{architecture} r={r}")
+        for architecture, counts, also_trained in SNELLA_COUNTS
+        for r, count in zip((8, 16, 32), counts, strict=True)
+    ],
+)
+def test_snella_trains_three_scalars_more_a_matrix(architecture: str, r: int, count: int) -> None:
+    assert trainable(architecture, vp.SnellaConfig(r=r)) == count
+
+
 def test_an_adapter_of_the_whole_qkv_is_another_model_of_the_same_size() -> None:
     """One factor A for q, k and v has as many parameters as two of its own for q and v, and gives other outputs."""
     torch.manual_seed(0)
