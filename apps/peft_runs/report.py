@@ -13,6 +13,7 @@ from peft_runs.compare_table import cells
 from peft_runs.durable import write_text
 from peft_runs.figure import as_svg, drawings
 from peft_runs.figure_style import SHADES, marker_outline, shade
+from peft_runs.report_choices import choices
 from peft_runs.report_pictures import Pictures, ShowsPictures, choose
 
 TEMPLATE = "report.html.j2"
@@ -36,6 +37,7 @@ def write_report(results: Results, task: object, target: Path) -> None:
         bars=bars(results),
         notes=notes(results),
         figures=figures(results),
+        choices=choices(results, target.parent),
         pictures=pictures(results, task),
         settings=settings,
         shades=SHADES,

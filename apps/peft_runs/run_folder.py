@@ -5,6 +5,7 @@ chosen.json     what the method decided from data before it was attached (SPT's 
 metrics.jsonl   one line per step and evaluation
 checkpoint/     the newest exact checkpoint, `step-<steps done>`
 adapter/        what was trained: PEFT's format, or `model.safetensors` where the model itself was trained
+selection.png   what a method with a plan or a budget trains; allocation.png how it divided the budget
 result.json     the final figures; written last, so that a run with a result is a finished run
 """
 

@@ -22,6 +22,7 @@ from peft_runs.progress import RunProgress
 from peft_runs.recipe import Recipe
 from peft_runs.result import write_result
 from peft_runs.run_folder import RunFolder
+from peft_runs.selection import draw_selection
 from peft_runs.start import start_accelerator
 from peft_runs.task import Task
 
@@ -125,10 +126,18 @@ class Training:
         result = {**figures, **counts, "steps": self.steps, "processes": processes, "peak_bytes": state.peak_bytes}
         if self.metrics:
             self.metrics.close()
+            self.draw_selection()
             result = write_result(self.folder, self.recipe, self.accelerator.unwrap_model(self.wrapped), result)
         self.accelerator.wait_for_everyone()
         self.accelerator.end_training()
         return result
+
+    def draw_selection(self) -> None:
+        """Draw what the method chose to train, if it chose; a picture that fails does not spoil the run."""
+        try:
+            draw_selection(self.folder, self.model, f"{self.recipe.method.name} on {self.recipe.task}")
+        except ValueError as error:
+            self.progress.say(f"warning: no picture of what was chosen to train: {error}")
 
     def restore(self) -> State:
         """The last checkpoint of this run, put into model and optimiser.
