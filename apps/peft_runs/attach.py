@@ -1,9 +1,12 @@
 """Put the recipe's method on the task's model, and look at what is trained."""
 
+from typing import Any
+
 from peft import PeftConfig
 from torch import nn
 
 from peft_kernels.registry import methods
+from peft_runs.checkpoint import Stateful
 from peft_runs.errors import UsageError, unknown
 from peft_runs.recipe import MethodSpec
 
@@ -34,6 +37,20 @@ def attach(base: nn.Module, spec: MethodSpec, config: PeftConfig | None = None) 
     except (TypeError, ValueError, KeyError) as error:
         reason = error.args[0] if error.args else type(error).__name__
         raise UsageError(f"method {spec.name!r} cannot be put on {type(base).__name__}: {reason}") from error
+
+
+def begin_allocation(tuner: Any, spec: MethodSpec, steps: int, steps_per_epoch: int) -> Stateful | None:
+    """Tell the length of the run to a method that divides a budget while training; what it keeps beside parameters.
+
+    Raises:
+        UsageError: the method's schedule does not suit the run.
+    """
+    if not hasattr(tuner, "begin_allocation"):
+        return None
+    try:
+        return tuner.begin_allocation(steps, steps_per_epoch)
+    except ValueError as error:
+        raise UsageError(f"method {spec.name!r} does not suit this run: {error}") from error
 
 
 def endings(model: nn.Module) -> set[str]:

@@ -27,9 +27,8 @@ def choices(results: Results, folder: Path) -> list[Choice]:
     found = []
     for row in results.finished:
         run = folder / row.runs[0].place
-        pictures = [
-            (_address(run / name), said.format(method=row.method)) for name, said in _SHOWN if (run / name).is_file()
-        ]
+        left = [(run / name, said) for name, said in _SHOWN if (run / name).is_file()]
+        pictures = [(_address(path), said.format(method=row.method)) for path, said in left]
         if pictures:
             found.append(Choice(row.method, pictures))
     return found

@@ -1,5 +1,6 @@
-"""What a run's method chose to train, drawn into its folder where it chose at all: `selection.png`, `allocation.png`."""
+"""What a run's method chose to train, drawn into the run's folder: `selection.png` and `allocation.png`."""
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -40,6 +41,7 @@ def plan_sizes(model: nn.Module, plan: Plan) -> dict[str, tuple[int, ...]]:
     A matrix goes by its module's name unless the plan names the tensor, or row blocks of it; so do convolutions.
     """
     named = {*plan.ranks, *plan.sparsity, *plan.entries, *plan.full, *plan.layers}
+    kinds = {_kind(name) for name in named}  # a block that was passed over goes by the names of the others
     base: Any = model
     if hasattr(model, "get_base_model"):
         base = model.get_base_model()  # type: ignore[operator]
@@ -47,14 +49,17 @@ def plan_sizes(model: nn.Module, plan: Plan) -> dict[str, tuple[int, ...]]:
     for key, module in _plain_modules(base):
         for name, parameter in module.named_parameters(recurse=False):
             shape, tensor = tuple(parameter.shape), f"{key}.{name}".lstrip(".")
-            blocks = [block for block in ("q", "k", "v") if f"{key}.{block}" in named]
-            if name == "weight" and blocks:
+            if name == "weight" and any(_kind(f"{key}.{block}") in kinds for block in ("q", "k", "v")):
                 sizes |= {f"{key}.{block}": (shape[0] // 3, *shape[1:]) for block in ("q", "k", "v")}
-            elif name == "weight" and tensor not in named and (len(shape) > 1 or key in named):
+            elif name == "weight" and _kind(tensor) not in kinds and (len(shape) > 1 or _kind(key) in kinds):
                 sizes[key] = shape
             else:
                 sizes[tensor] = shape
     return sizes
+
+
+def _kind(name: str) -> str:
+    return re.sub(r"\b\d+\b", "#", name)
 
 
 def _plain_modules(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:

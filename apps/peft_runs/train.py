@@ -9,8 +9,8 @@ import torch
 from accelerate import Accelerator
 from torch.utils.data import DataLoader
 
-from peft_runs.attach import attach, trainable, training_mode, without_gradient
-from peft_runs.checkpoint import State, Stateful, clear_leftovers, latest_checkpoint, load_checkpoint, save_checkpoint
+from peft_runs.attach import attach, begin_allocation, trainable, training_mode, without_gradient
+from peft_runs.checkpoint import State, clear_leftovers, latest_checkpoint, load_checkpoint, save_checkpoint
 from peft_runs.choose import choose
 from peft_runs.errors import RunError, UsageError
 from peft_runs.evaluate import evaluate, to_device
@@ -77,19 +77,10 @@ class Training:
         tuner = getattr(self.model, "base_model", None) if recipe.method.name else None
         self.regularizer = getattr(tuner, "regularizer", None)
         self.allocate = getattr(tuner, "update_and_allocate", None)
-        self.allocator = self.begin_allocation(tuner)
+        self.allocator = begin_allocation(tuner, recipe.method, self.steps, self.steps_per_epoch)
         if self.allocator is not None:
             self.added_bytes += bytes_of(t for t in self.allocator.state_dict().values() if isinstance(t, torch.Tensor))
         self.metrics: Metrics | None = None
-
-    def begin_allocation(self, tuner: Any) -> Stateful | None:
-        """Tell the length of the run to a method that divides a budget while training, and get what it then keeps."""
-        if not hasattr(tuner, "begin_allocation"):
-            return None
-        try:
-            return tuner.begin_allocation(self.steps, self.steps_per_epoch)
-        except ValueError as error:
-            raise UsageError(f"method {self.recipe.method.name!r} does not suit this run: {error}") from error
 
     def plan_steps(self, samples: int) -> None:
         """Fix the number of steps, and check that batches can be cut as asked."""
@@ -135,7 +126,8 @@ class Training:
     def draw_selection(self) -> None:
         """Draw what the method chose to train, if it chose; a picture that fails does not spoil the run."""
         try:
-            draw_selection(self.folder, self.model, f"{self.recipe.method.name} on {self.recipe.task}")
+            model = getattr(self.recipe.model, "name", "the model")
+            draw_selection(self.folder, self.model, f"What {self.recipe.method.name} trains in {model}")
         except ValueError as error:
             self.progress.say(f"warning: no picture of what was chosen to train: {error}")
 
