@@ -1,4 +1,4 @@
-"""SNELL's fused layer against a frozen linear layer (the floor), LoRA (the peer) and the formulas as they stand.
+"""The fused layers of SNELL and SNELLA against a frozen linear layer (the floor), LoRA (the peer) and plain formulas.
 
 The linear layers of a ViT-B block (q, k, v fused 768 -> 2304 with three deltas, 768 -> 768, 768 -> 3072, 3072 -> 768)
 on 8 x 197 tokens in float32, forward and backward, one thread: process CPU time and peak bytes above the standing
@@ -9,6 +9,7 @@ tensors (x, the gradient of y, parameters), summed over layers.
 
 import argparse
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -42,6 +43,18 @@ class Delta(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return gated_linear(x, self.base.weight, self.base.bias, self.slices())
+
+
+class MixedDelta(Delta):
+    """The same with SNELLA's kernel, at its initial values."""
+
+    def __init__(self, inputs: int, outputs: int, blocks: int, sparsity: float):
+        super().__init__(inputs, outputs, blocks, sparsity)
+        self.specs = [replace(spec, kernel="mix") for spec in self.specs]
+        self.scalars = nn.ParameterList(torch.tensor([1.0, 1.0, 0.0]) for _ in range(blocks))
+
+    def slices(self) -> list[DeltaSlice]:
+        return [part._replace(scalars=scalars) for part, scalars in zip(super().slices(), self.scalars, strict=True)]
 
 
 class DroppedDelta(Delta):
@@ -95,6 +108,7 @@ CONTESTANTS: dict[str, Callable[[int, int, int], nn.Module]] = {
     "trainable linear": lambda i, o, _: nn.Linear(i, o),
     "SNELL r=8 s=0": lambda i, o, n: Delta(i, o, n, 0.0),
     "SNELL r=8 s=0.5": lambda i, o, n: Delta(i, o, n, 0.5),
+    "SNELLA r=8 s=0.5": lambda i, o, n: MixedDelta(i, o, n, 0.5),
     "SNELL r=8 s=0.5, dropout, drop-path": lambda i, o, n: DroppedDelta(i, o, n, 0.5),
     "SNELL r=8 s=0.5, as the formulas stand": lambda i, o, n: PlainDelta(i, o, n, 0.5),
 }
