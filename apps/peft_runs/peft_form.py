@@ -25,6 +25,7 @@ from peft_runs.errors import RunError
 REASONS = {
     "SNELL": "PEFT has no kernelised deltas, and their rank is too high for LoRA",
     "SPT": "PEFT has no method that trains modules, whole vectors and single entries together",
+    "SNELLA": "PEFT has no kernelised deltas, and their rank is too high for LoRA",
     "SSF": "PEFT has no method that scales and shifts outputs",
     "BITFIT": "PEFT trains biases only by overwriting the base model's, which cannot be switched off again",
     "FULL": "PEFT trains whole modules in full and no single tensors, such as class tokens",

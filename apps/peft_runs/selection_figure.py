@@ -107,7 +107,8 @@ def draw_allocation(history: Sequence[Mapping[str, Any]], path: Path, title: str
     with settings():
         figure = Figure(figsize=(1.45 * across + 1.6, (tall + 0.45) * down + 2.3), layout="constrained")
         figure.set_facecolor(LIGHT.ground)
-        above, below = figure.subfigures(2, 1, height_ratios=(1.5, (tall + 0.45) * down + 0.4))
+        parts: Any = figure.subfigures(2, 1, height_ratios=(1.5, (tall + 0.45) * down + 0.4))
+        above, below = parts
         _shares_over_time(above.subplots(), history, grid.columns, grid.column_labels, grid.places)
         panels = np.atleast_1d(below.subplots(down, across, sharex=True, sharey=True)).ravel()
         middles = (np.array(rounds[1:]) + np.array(rounds[:-1])) / 2

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -92,7 +94,7 @@ NAMES = ("a", "b", "c")
 
 
 def shares(budget: int, scores: tuple, capacity: tuple, least: tuple = (0, 0, 0)) -> tuple[int, ...]:
-    given = [dict(zip(NAMES, values, strict=True)) for values in (scores, capacity, least)]
+    given: list[dict[str, Any]] = [dict(zip(NAMES, values, strict=True)) for values in (scores, capacity, least)]
     return tuple(share_with_least(budget, *given).values())
 
 
@@ -120,7 +122,8 @@ def test_everybody_keeps_the_least() -> None:
     st.lists(st.tuples(st.floats(0, 1), st.integers(0, 100), st.integers(0, 20)), min_size=1, max_size=6),
 )
 def test_shares_add_up_within_their_bounds(budget: int, layers: list[tuple[float, int, int]]) -> None:
-    scores, capacity = ({str(i): layer[k] for i, layer in enumerate(layers)} for k in (0, 1))
+    scores = {str(i): layer[0] for i, layer in enumerate(layers)}
+    capacity = {str(i): layer[1] for i, layer in enumerate(layers)}
     least = {str(i): min(layer[2], layer[1]) for i, layer in enumerate(layers)}
     found = share_with_least(budget, scores, capacity, least)
     assert sum(found.values()) == min(budget, sum(capacity.values()))

@@ -1,5 +1,7 @@
 """The mixed kernel: softmax over the outputs, gradients, and a temperature that may come near 0."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -8,7 +10,7 @@ from peft_kernels.ops.kernel_delta import reference
 from tests.kernels.delta_cases import assert_close, assert_same, random_slice, tensors_of
 
 
-def mixed(rows: int, columns: int, dtype: torch.dtype = torch.float64, **constants: object) -> DeltaSlice:
+def mixed(rows: int, columns: int, dtype: torch.dtype = torch.float64, **constants: Any) -> DeltaSlice:
     return random_slice(rows, columns, 3, dtype, kernel="mix", **constants)
 
 

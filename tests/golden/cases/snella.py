@@ -74,11 +74,10 @@ def allocation_trace(case: Vectors) -> Results:
     entries = sum(allocator.capacity.values())
     scores, rows = [float("nan")] * len(names), []
     for epoch in range(options["total"]):
-        decided = allocator.history[-1] if allocator.history else None
-        due = decided is not None and decided["round"] == epoch  # as the step before this epoch ended
-        if due:
-            scores = list(decided["scores"].values())
-        budget = decided["budget"] if due else allocator.schedule.at(epoch, entries)[0]
+        budget, due = allocator.schedule.at(epoch, entries)[0], False
+        for decided in allocator.history[-1:]:
+            if decided["round"] == epoch:  # as the step before this epoch ended
+                budget, due, scores = decided["budget"], True, list(decided["scores"].values())
         rows.append((budget, due, scores, list(allocator.sparsity_pattern().values())))
         for step in range(epoch * each, (epoch + 1) * each):
             for name in names:
