@@ -49,8 +49,10 @@ def plan_sizes(model: nn.Module, plan: Plan) -> dict[str, tuple[int, ...]]:
     for key, module in _plain_modules(base):
         for name, parameter in module.named_parameters(recurse=False):
             shape, tensor = tuple(parameter.shape), f"{key}.{name}".lstrip(".")
-            if name == "weight" and any(_kind(f"{key}.{block}") in kinds for block in ("q", "k", "v")):
-                sizes |= {f"{key}.{block}": (shape[0] // 3, *shape[1:]) for block in ("q", "k", "v")}
+            forms = ("", ".weight") if name == "weight" else (f".{name}",)
+            ends = [end for end in forms if any(_kind(f"{key}.{block}{end}") in kinds for block in "qkv")]
+            if ends:
+                sizes |= {f"{key}.{block}{ends[0]}": (shape[0] // 3, *shape[1:]) for block in "qkv"}
             elif name == "weight" and _kind(tensor) not in kinds and (len(shape) > 1 or _kind(key) in kinds):
                 sizes[key] = shape
             else:

@@ -155,6 +155,13 @@ def test_sizes_are_those_under_the_adapters() -> None:
     assert not [name for name in plan_sizes(adapted, plan) if "snella" in name or "head" in name]
 
 
+def test_row_blocks_go_by_module_or_by_tensor_as_the_plan_names_them() -> None:
+    model = timm.create_model("vit_tiny_patch16_224", img_size=32, patch_size=8, embed_dim=24, depth=2, num_heads=2)
+    sizes = plan_sizes(model, Plan(ranks={"blocks.0.attn.qkv.v.weight": 2}, full=["blocks.1.attn.qkv.q.bias"]))
+    assert (sizes["blocks.1.attn.qkv.k.weight"], sizes["blocks.0.attn.qkv.v.bias"]) == ((24, 24), (24,))
+    assert plan_sizes(model, Plan(sparsity={"blocks.0.attn.qkv.v": 0.2}))["blocks.1.attn.qkv.q"] == (24, 24)
+
+
 def test_the_report_takes_the_pictures_that_runs_left(tmp_path: Path) -> None:
     from tests.runs.test_report import results
 
