@@ -7,6 +7,7 @@ from dataclasses import dataclass
 # Where a question makes no sense; any other verdict but "yes" is the regular expression that the refusal matches.
 NO_MEANING = "–"
 REASONS = {
+    "SPT finds nothing to train": "adapts the modules inside of a block, each by itself",
     "adapts whole modules": "adapts whole modules; SNELL and sliced LoRA take row blocks",
     "one input feature per output": "pairs input with output features; a depthwise filter has one input feature",
     "Config adapts matrices": "adapts matrices; a norm or a block has none of its own",

@@ -173,6 +173,7 @@ METHODS = {
             "spt",
             vp.SptConfig,
             {"rank": 2, "budget": 0.4, "budget_rule": "at_most", "module_dropout": 0.0, "module_drop_path": 0.0},
+            attach={"transformer block": "SPT finds nothing to train"},
             made=_planned,
         ),
         Method(
