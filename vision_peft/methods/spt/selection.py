@@ -139,8 +139,8 @@ def known_places(model: nn.Module, config: SptConfig) -> dict[str, Place]:
     known = places(model, config)
     if not known:
         raise ValueError(
-            f"SPT finds nothing to train in {type(model).__name__}: `target_modules` must name modules that hold tensors "
-            "themselves, and neither the classifier nor tokens, position or patch embedding (see `exclude`)"
+            f"SPT finds nothing to train in {type(model).__name__}: `target_modules` must name modules that hold "
+            "tensors themselves, and neither the classifier nor tokens, position or patch embedding (see `exclude`)"
         )
     return known
 
