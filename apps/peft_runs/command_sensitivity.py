@@ -70,7 +70,7 @@ def write(out: Path, config: Any, model: Any, batches: Any, loss: Any, name: str
     from vision_peft.methods.spt.selection import parameters_of, score, with_plan
 
     scores = score(config, model, batches, loss)
-    plan = Plan.read(with_plan(config, model, scores).plan)
+    plan = Plan.read(with_plan(config, model, scores).plan or {})
     known = places(model, config)
     total = parameters_of(plan, known, config, model)
     with whole_folder(out) as aside:

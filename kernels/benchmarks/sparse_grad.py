@@ -26,6 +26,8 @@ SHARES = (0.001, 0.003, 0.006, 0.01, 0.02, 0.058, 0.1, 0.15, 0.2)
 class SparseLinear(nn.Module):
     """A frozen linear layer some of whose entries are trained."""
 
+    index: Tensor
+
     def __init__(self, inputs: int, outputs: int, share: float):
         super().__init__()
         self.weight = nn.Parameter(torch.randn(outputs, inputs) * inputs**-0.5, requires_grad=False)
@@ -42,11 +44,12 @@ class Stack(nn.Module):
 
     def __init__(self, make: Callable[[int, int], nn.Module]):
         super().__init__()
-        self.pairs = nn.ModuleList(nn.ModuleList(make(*sizes) for sizes in pairwise(WIDTHS)) for _ in range(PAIRS))
+        pairs = ([make(*sizes) for sizes in pairwise(WIDTHS)] for _ in range(PAIRS))
+        self.pairs = nn.ModuleList(nn.Sequential(up, nn.ReLU(), down) for up, down in pairs)
 
     def forward(self, x: Tensor) -> Tensor:
-        for up, down in self.pairs:
-            x = x + down(F.relu(up(x)))
+        for pair in self.pairs:
+            x = x + pair(x)
         return x
 
 

@@ -196,7 +196,7 @@ def sparse_linear_case(case: Vectors) -> Results:
         y = run(leaves["x"], weight, flat, leaves["weight_delta"][order], b)
         results[way] = {"output.y": y, **probed(y, case["input.probe"], leaves)}
     base = with_tensors(
-        nn.Sequential(OrderedDict(layer=nn.Linear(*reversed(weight.shape)))),
+        nn.Sequential(OrderedDict(layer=nn.Linear(weight.shape[1], weight.shape[0]))),
         {"layer.weight": weight, "layer.bias": bias},
     )
     sparse = Sparse()

@@ -76,8 +76,8 @@ def _values_gradient(
     with torch.autocast(gy.device.type, enabled=False):
         size = torch.Size(shape)
         if groups == 1 and size[1:].numel() == size[1] and set(stride) == {1} and not any(padding):
-            pixels = (tensor.movedim(1, -1).flatten(0, -2) for tensor in (gy, x))
-            return product_at(*pixels, index).to(values.dtype)
+            gy, x = (tensor.movedim(1, -1).flatten(0, -2) for tensor in (gy, x))
+            return product_at(gy, x, index).to(values.dtype)
         found = torch.zeros_like(values)
         columns, inner, outer = size[1:].numel(), size[1], size[0] // groups
         for start, stop, first, last in blocks(index, size[0], columns, multiple=outer if groups > 1 else 1):
