@@ -59,7 +59,7 @@ def test_every_number_of_hits_buys_what_the_text_says(tensors: list, always: int
     assert (hits.totals.diff() >= 0).all()
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=15)
 @given(st.integers(0, 1000), st.integers(1, 150))
 def test_searches_find_the_best_of_all(seed: int, budget: int) -> None:
     scores = scored(12, 40, 7, 30, seed=seed)

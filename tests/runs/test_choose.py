@@ -29,15 +29,7 @@ def test_plan_is_kept_with_the_run_and_the_budget(tmp_path: Path, capsys: pytest
     assert json.loads(said)["accuracy"] == result(out)["accuracy"]
 
 
-def test_methods_that_do_not_look_leave_nothing(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    out = tmp_path / "run"
-    code, _, error = here(capsys, "train", *SMALL, "--method.name", "bitfit", "--run.epochs", "1", "--out", out)
-    assert code == 0, error
-    assert not (out / "chosen.json").exists()
-
-
 def test_sensitivity_writes_scores_and_plan(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    pytest.importorskip("peft_runs.selection_figure")
     out = tmp_path / "scores"
     code, said, error = here(capsys, "sensitivity", *SMALL, *SPT, "--budget", "2000", "--out", out)
     assert code == 0, error
