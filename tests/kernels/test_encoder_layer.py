@@ -9,13 +9,15 @@ import torch
 from peft import get_peft_model
 from torch import Tensor, nn
 
+import vision_peft as vp
 from vision_peft.methods.snell import SnellConfig
 
 from .capabilities.layers import LAYERS
 from .capabilities.methods import METHODS
 
 TARGETS = {"Linear": ["linear1", "linear2"], "LayerNorm": ["norm1", "norm2"], "MultiheadAttention": ["self_attn"]}
-OWN = [method for method in METHODS.values() if method.own and method.name != "linear_probe"]
+# SPT's plan names the model's own tensors, not layers by type: it has a test of its own.
+OWN = [method for method in METHODS.values() if method.own and method.name not in ("linear_probe", "spt")]
 CASES = [(method.name, layer) for method in OWN for layer in TARGETS if method.lack("attach", LAYERS[layer]) is None]
 
 
@@ -44,6 +46,24 @@ def test_evaluation_gives_what_training_gives(name: str, layer: str, norm_first:
         with model.eval().disable_adapter():
             assert torch.equal(model(x()), before)
         assert torch.equal(model(x()), evaluated)
+
+
+def test_spt_in_evaluation_gives_what_training_gives() -> None:
+    base = encoder()
+    with torch.no_grad():
+        before = base(x())
+    plan = vp.spt_config(
+        base, [x()], lambda model, batch: model(batch).square().mean(),
+        budget=0.3, budget_rule="at_most", rank=2, scoring_mode="eval", module_dropout=0.0, module_drop_path=0.0,
+    )  # fmt: skip
+    model = get_peft_model(base, plan)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.1)
+        evaluated, trained = model.eval()(x()), model.train()(x())
+        torch.testing.assert_close(evaluated, trained, rtol=1e-4, atol=1e-5)
+        assert (evaluated - before).abs().max() > 0.01
 
 
 def test_the_fused_kernel_runs_where_no_child_is_adapted() -> None:

@@ -19,9 +19,10 @@ from peft_kernels.registry import methods
 
 SMALL: dict[str, Any] = {"img_size": 16, "patch_size": 8, "embed_dim": 12, "depth": 2, "num_heads": 2}
 NAMES = sorted(methods())
-START = {name: {"init_weights": False} for name in NAMES} | {
+START: dict[str, dict[str, Any]] = {name: {"init_weights": False} for name in NAMES} | {
     "lora": {"init_lora_weights": False},
     "dora": {"init_lora_weights": False},
+    "spt": {"budget": 0.2, "budget_rule": "at_most", "scoring_mode": "eval"},
     "ln_tuning": {},
 }
 
@@ -44,12 +45,21 @@ def images() -> Tensor:
 
 def attach(name: str, model: nn.Module) -> PeftModel:
     torch.manual_seed(2)
-    adapted = methods()[name].attach(model, **START[name])
+    method = methods()[name]
+    config = method.config(model, **START[name])
+    if method.choose:
+        config = method.choose(config, model, [images()], loss)
+    adapted = method.attach(model, config)
     with torch.no_grad():
         for parameter in adapted.parameters():
             if parameter.requires_grad:
                 parameter.add_(0.1 * torch.randn_like(parameter))
     return adapted.eval()
+
+
+def loss(model: nn.Module, batch: Tensor) -> Tensor:
+    output = model(batch)
+    return getattr(output, "logits", output).square().mean()
 
 
 def trainable(model: nn.Module) -> dict[str, int]:
