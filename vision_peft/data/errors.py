@@ -1,24 +1,5 @@
-"""What is told when data or a model cannot be had: one sentence; `exit_code` is what a command ends with."""
+"""What is told when data or a model cannot be had; the same in both families."""
 
-from collections.abc import Iterable
+from peft_kernels.data_errors import DataError, UnknownNameError, unknown
 
-from peft_kernels.config import nearest
-
-
-class DataError(ValueError):
-    """The data are not there or not readable; the message names the file."""
-
-    exit_code = 1
-
-
-class UnknownNameError(DataError):
-    """There is no such data set, part or model; the message tells the nearest name."""
-
-    exit_code = 2
-
-
-def unknown(what: str, name: str, known: Iterable[str]) -> UnknownNameError:
-    """`unknown data 'digit' (did you mean 'digits'?)`, or the known names where none is near."""
-    names = list(known)
-    hint = nearest(name, names) or f": known are {', '.join(names)}"
-    return UnknownNameError(f"unknown {what} {name!r}{hint}")
+__all__ = ["DataError", "UnknownNameError", "unknown"]
