@@ -1,0 +1,99 @@
+"""Pictures as latents, encoded once: a diffusion model trains on the same frozen autoencoder's output all the time."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.utils.data import Dataset, default_collate
+
+from diffusion_peft.data.drawn import DrawnPictures, Key
+from peft_kernels.data_errors import DataError
+
+BATCH = 64
+
+
+class LatentPictures(Dataset):
+    """The samples of `pictures` with `latents` instead of `image`.
+
+    The variations of the first `pool` epochs are encoded and kept, as float16; epoch e sees those of `e mod pool`.
+
+    Args:
+        pictures: what is encoded.
+        encode: pictures `[N, 3, H, W]` to latents.
+        pool: number of epochs whose pictures differ.
+        about: what the latents depend on beside the pictures; a cache of something else is refused.
+        cache: a file that keeps them from one start of the run to the next.
+        told: hears of the progress.
+    """
+
+    def __init__(
+        self,
+        pictures: DrawnPictures,
+        encode: Callable[[Tensor], Tensor],
+        pool: int,
+        about: dict,
+        cache: Path | None = None,
+        told: Callable[[str, int, int], None] | None = None,
+    ):
+        self.samples = len(pictures)
+        self.pool = pool
+        mark = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+        if cache is not None and cache.exists():
+            self.tensors = read_cache(cache, mark)
+            return
+        self.tensors = encode_all(pictures, encode, pool, told)
+        if cache is not None:
+            cache.parent.mkdir(parents=True, exist_ok=True)
+            aside = cache.with_name(f".writing-{cache.name}")
+            save_file(self.tensors, aside, {"about": mark})
+            aside.replace(cache)
+
+    def __len__(self) -> int:
+        return self.samples
+
+    def __getitem__(self, key: Key) -> dict[str, Tensor]:
+        epoch, index = key
+        row = epoch % self.pool * self.samples + index
+        return {
+            name: tensor[row].float() if name == "latents" else tensor[row] for name, tensor in self.tensors.items()
+        }
+
+
+def read_cache(path: Path, mark: str) -> dict[str, Tensor]:
+    """The tensors of a cache.
+
+    Raises:
+        DataError: it is damaged, or was made from other pictures or another autoencoder.
+    """
+    try:
+        with safe_open(path, "pt") as opened:
+            if (opened.metadata() or {}).get("about") != mark:
+                raise DataError(f"{path} holds latents of other pictures or another autoencoder: delete it to go on")
+            return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (no mapping)
+    except (OSError, SafetensorError) as error:
+        raise DataError(f"{path} is not a whole safetensors file: {error}") from None
+
+
+def encode_all(
+    pictures: DrawnPictures,
+    encode: Callable[[Tensor], Tensor],
+    pool: int,
+    told: Callable[[str, int, int], None] | None,
+) -> dict[str, Tensor]:
+    """Every sample of `pool` epochs, epoch by epoch, as one tensor for each of its parts."""
+    keys = [(epoch, index) for epoch in range(pool) for index in range(len(pictures))]
+    batches = [keys[begin : begin + BATCH] for begin in range(0, len(keys), BATCH)]
+    parts: list[dict[str, Tensor]] = []
+    for done, batch in enumerate(batches):
+        samples = default_collate([pictures[key] for key in batch])
+        with torch.no_grad():
+            latents = encode(samples.pop("image"))
+        parts.append({"latents": latents.half().cpu(), **samples})
+        if told is not None:
+            told("encode the pictures", done + 1, len(batches))
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
