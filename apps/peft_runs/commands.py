@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from importlib import import_module
 
-from peft_runs.families import VISION, Family
+from peft_runs.families import DIFFUSION, VISION, Family
 
 # Command -> one line of help; the command is the function `run(family, words)` of `peft_runs.command_<name>`.
 COMMANDS = {
@@ -25,10 +25,20 @@ COMMANDS = {
 
 def vision() -> None:
     """Entry point of `vision-peft`."""
+    start(VISION)
+
+
+def diffusion() -> None:
+    """Entry point of `diffusion-peft`."""
+    start(DIFFUSION)
+
+
+def start(family: Family) -> None:
+    """Carry out this process's command line, and end it."""
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler's library reports its own start on stderr
     # Threads that wait in a loop slow a step down many times as soon as another process wants the same cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    sys.exit(main(VISION, sys.argv[1:]))
+    sys.exit(main(family, sys.argv[1:]))
 
 
 def main(family: Family, words: list[str]) -> int:

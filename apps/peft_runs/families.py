@@ -28,3 +28,12 @@ def _vision_tasks() -> Mapping[str, type[Task]]:
 
 
 VISION = Family("vision-peft", "vision", _vision_tasks)
+
+
+def _diffusion_tasks() -> Mapping[str, type[Task]]:
+    from diffusion_peft.tasks import Autoencoding, ClassToImage, TextToImage
+
+    return {"text_to_image": TextToImage, "class_to_image": ClassToImage, "autoencoder": Autoencoding}
+
+
+DIFFUSION = Family("diffusion-peft", "diffusion", _diffusion_tasks)

@@ -15,6 +15,8 @@ class Task(Protocol):
 
     `model_spec` and `data_spec` are frozen dataclasses of plain fields: the sections `model` and `data` of a recipe.
     Datasets are asked for by `(epoch, index)`, so that what is random in a sample never depends on who prepares it.
+    A task may also have `after_step(model, steps)`: it is called when `steps` optimiser steps are done (averages of
+    weights, kept as buffers of the model, are part of every checkpoint).
     """
 
     model_spec: ClassVar[type]

@@ -80,6 +80,7 @@ class Training:
         self.allocator = begin_allocation(tuner, recipe.method, self.steps, self.steps_per_epoch)
         if self.allocator is not None:
             self.added_bytes += bytes_of(t for t in self.allocator.state_dict().values() if isinstance(t, torch.Tensor))
+        self.after_step = getattr(task, "after_step", None)
         self.metrics: Metrics | None = None
 
     def plan_steps(self, samples: int) -> None:
@@ -171,6 +172,8 @@ class Training:
             if measured:
                 state.peak_bytes = held + level[0]
             state.step, epoch = step + 1, step // self.steps_per_epoch
+            if self.after_step is not None:
+                self.after_step(self.model, state.step)
             timed = {} if measured or step == begun_at else {"seconds": seconds}
             self.record("step", step=state.step, epoch=epoch, loss=loss, lr=rate, **timed)
             self.progress.show("train", state.step, self.steps, f"epoch {epoch + 1}/{run.epochs} loss {loss:.4f}")

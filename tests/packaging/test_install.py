@@ -19,7 +19,7 @@ import pytest
 pytest.importorskip("hatchling", reason="hatchling, the build backend, is not installed here")
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = {"peft_kernels", "vision_peft", "peft_runs"}
+PACKAGES = {"peft_kernels", "vision_peft", "diffusion_peft", "peft_runs"}
 EMBEDDED = sorted(path.parent.name for path in ROOT.glob("vision_peft/assets/*/model.safetensors"))
 
 
@@ -63,7 +63,7 @@ def test_wheel_installs_no_other_top_level_name(wheel: Path) -> None:
 def test_wheel_holds_recipes_weights_and_licence(wheel: Path) -> None:
     held = set(zipfile.ZipFile(wheel).namelist())
     recipes = {f"peft_runs/configs/{path.relative_to(ROOT / 'configs')}" for path in ROOT.glob("configs/**/*.yaml")}
-    assets = {str(path.relative_to(ROOT)) for path in ROOT.glob("vision_peft/assets/**/*") if path.is_file()}
+    assets = {str(path.relative_to(ROOT)) for path in ROOT.glob("*_peft/assets/**/*") if path.is_file()}
     assets = {name for name in assets if "__pycache__" not in name}
     assert recipes, "no recipe found in configs/"
     assert recipes | assets <= held

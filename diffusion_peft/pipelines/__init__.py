@@ -1,0 +1,1 @@
+"""Pipelines of diffusers, put together from trained parts."""

@@ -1,0 +1,34 @@
+"""The diffusion program, carried out in this process."""
+
+from pathlib import Path
+
+import pytest
+
+from peft_runs.commands import main
+from peft_runs.families import DIFFUSION
+
+
+def here(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, str]:
+    """Exit code, output and error output of a command."""
+    capsys.readouterr()
+    code = main(DIFFUSION, [str(word) for word in words])
+    said = capsys.readouterr()
+    return code, said.out, said.err.strip()
+
+
+def small(task: str, emoji: Path, parts: Path) -> tuple[str, ...]:
+    """A recipe of six steps on few pictures of 32 pixels, as words of the command line."""
+    sizes = {
+        "mini_vae": ("--model.widths", "[8, 8, 8]", "--model.latent_channels", "4"),
+        "mini_sd": (
+            *("--model.parts", str(parts), "--model.widths", "[16, 16]", "--model.groups", "8"),
+            *("--model.text_width", "16", "--model.text_layers", "1", "--model.text_heads", "2"),
+        ),
+        "mini_dit": ("--model.parts", str(parts), "--model.layers", "2", "--model.head_width", "8"),
+    }
+    pool = () if task == "mini_vae" else ("--data.pool", "2")
+    return (
+        *("--recipe", task, *sizes[task], "--data.root", str(emoji / "folder"), "--data.size", "32", *pool),
+        *("--data.words", "22", "--optim.batch_size", "20", "--run.epochs", "2", "--run.evaluate_epochs", "1"),
+        *("--run.checkpoint_steps", "2"),
+    )
