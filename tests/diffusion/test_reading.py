@@ -1,0 +1,32 @@
+"""The reader that measures spelling reads what was drawn, in any colours, and does not read what is not there."""
+
+import numpy as np
+import pytest
+import torch
+
+from diffusion_peft.data.drawn import to_tensor
+from diffusion_peft.data.reading import ground_of, letters_right, read_letters
+from diffusion_peft.data.words import Word, draw_word
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 4])
+def test_drawn_words_are_read(length: int) -> None:
+    rng = np.random.default_rng(length)
+    words = [word for word in (draw_word(rng, shift=2) for _ in range(160)) if len(word.text) == length]
+    images = torch.stack([to_tensor(word.picture(64)) for word in words])
+    assert read_letters(images, length) == [word.text for word in words]
+    noisy = images + 0.3 * torch.randn_like(images)
+    assert letters_right(read_letters(noisy, length), [word.text for word in words]) > 0.95
+
+
+def test_other_words_and_noise_are_not() -> None:
+    images = torch.stack([to_tensor(Word(text, "black", "yellow").picture(64)) for text in ("CATS", "DOGS")])
+    assert letters_right(read_letters(images, 4), ["DOGS", "CATS"]) == 0.25
+    noise = torch.randn(100, 3, 64, 64)
+    assert letters_right(read_letters(noise, 4), ["ABCD"] * 100) < 0.2
+
+
+def test_ground_is_told_from_the_border() -> None:
+    grounds = ["white", "red", "blue", "pink", "grey"]
+    images = torch.stack([to_tensor(Word("AB", "black", ground).picture(64)) for ground in grounds])
+    assert ground_of(images / 2 + 0.5) == grounds
