@@ -49,8 +49,8 @@ def main(family: Family, words: list[str]) -> int:
         if not words or words[0] in ("-h", "--help"):
             print(overview(family))
             return 0 if words else 2
-        if words[0] not in COMMANDS:
-            raise unknown("command", words[0], COMMANDS)
+        if words[0] not in offered(family):
+            raise unknown("command", words[0], offered(family))
         command: Callable[[Family, list[str]], None] = import_module(f"peft_runs.command_{words[0]}").run
         command(family, words[1:])
     except KeyboardInterrupt:
@@ -66,11 +66,17 @@ def main(family: Family, words: list[str]) -> int:
     return 0
 
 
+def offered(family: Family) -> dict[str, str]:
+    """The commands that a family has, with their help."""
+    return {name: text for name, text in COMMANDS.items() if family.commands is None or name in family.commands}
+
+
 def overview(family: Family) -> str:
     """The list of commands."""
-    width = max(map(len, COMMANDS))
+    known = offered(family)
+    width = max(map(len, known))
     lines = [f"usage: {family.program} COMMAND [--help] ...", ""]
-    return "\n".join([*lines, *(f"  {name:<{width}}  {text}" for name, text in COMMANDS.items())])
+    return "\n".join([*lines, *(f"  {name:<{width}}  {text}" for name, text in known.items())])
 
 
 def tell(family: Family, message: str, code: int) -> int:

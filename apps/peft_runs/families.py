@@ -14,11 +14,13 @@ class Family:
         program: its name on the command line.
         name: the family's name in the table of methods.
         tasks: loads the tasks by name, the usual one first (late, since it imports the family).
+        commands: the commands that it has; None for all.
     """
 
     program: str
     name: str
     tasks: Callable[[], Mapping[str, type[Task]]]
+    commands: tuple[str, ...] | None = None
 
 
 def _vision_tasks() -> Mapping[str, type[Task]]:
@@ -36,4 +38,4 @@ def _diffusion_tasks() -> Mapping[str, type[Task]]:
     return {"text_to_image": TextToImage, "class_to_image": ClassToImage, "autoencoder": Autoencoding}
 
 
-DIFFUSION = Family("diffusion-peft", "diffusion", _diffusion_tasks)
+DIFFUSION = Family("diffusion-peft", "diffusion", _diffusion_tasks, ("train", "evaluate", "methods"))

@@ -10,6 +10,7 @@ from diffusers import DDIMScheduler, DiffusionPipeline, DiTPipeline, StableDiffu
 
 from diffusion_peft.tasks.denoising import Averaged, make_scheduler, squared_errors, step_weights
 from peft_runs.embed_pipeline import embed
+from peft_runs.pipeline_card import write_card
 from peft_runs.run_folder import RunFolder
 from peft_runs.train import Training
 from tests.diffusion.command import here, small
@@ -150,3 +151,19 @@ def test_weights_cut_the_ratio_at_gamma(kind: str, added: int) -> None:
     found = step_weights(scheduler, timesteps, 5.0) * on_x
     torch.testing.assert_close(found, on_x.clamp(max=5.0), rtol=1e-4, atol=1e-8)
     assert torch.equal(step_weights(scheduler, timesteps, None), torch.ones(3))
+
+
+@pytest.mark.parametrize("name", ["mini_sd", "mini_dit"])
+def test_card_tells_what_was_measured(name: str, runs: dict[str, Path], emoji: Path, tmp_path: Path) -> None:
+    folder = tmp_path / name
+    embed(RunFolder(runs[name]), folder)
+    measured = write_card(folder, str(emoji / "folder"), "4 steps on two cores", samples=20, steps=2)
+    assert json.loads((folder / "measured.json").read_text(encoding="utf-8")) == measured
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    assert f"**{measured['frechet_distance']['samples']:.2f}**" in text
+    distances = measured["frechet_distance"]
+    assert 0 < distances["same_emoji_on_other_grounds"] < distances["samples"]
+    assert (folder / "samples.png").is_file()
+    if name == "mini_sd":
+        assert measured["spelling"]["samples"]["letters"] < measured["spelling"]["drawings"]["letters"]
+        assert "4 steps on two cores" in text
