@@ -29,7 +29,7 @@ def templates(size: int) -> Tensor:
 
 def box(size: int) -> tuple[int, int]:
     """Height and width of a letter's place."""
-    return font(size).size + 2, round(font(size).getlength("M"))
+    return round(font(size).size) + 2, round(font(size).getlength("M"))
 
 
 def normalised(rows: Tensor) -> Tensor:

@@ -43,7 +43,7 @@ def train_tokenizer(captions: Iterable[str], vocabulary: int = VOCABULARY, posit
 def assembled(learner: Tokenizer, positions: int) -> CLIPTokenizer:
     """A `CLIPTokenizer` of the learnt vocabulary and merges, with the capitals added."""
     model = json.loads(learner.to_str())["model"]
-    tokenizer = CLIPTokenizer(vocab=model["vocab"], merges=[tuple(pair) for pair in model["merges"]])
+    tokenizer = CLIPTokenizer(vocab=model["vocab"], merges=[tuple(pair) for pair in model["merges"]])  # type: ignore[arg-type]
     tokenizer.model_max_length = positions
-    tokenizer.add_tokens([AddedToken(letter, normalized=False) for letter in ascii_uppercase])
+    tokenizer.add_tokens([AddedToken(letter, normalized=False) for letter in ascii_uppercase])  # type: ignore[arg-type]
     return tokenizer

@@ -46,7 +46,7 @@ def write_text_pipeline(
         tokenizer=tokenizer,
         unet=unet,
         scheduler=scheduler,  # type: ignore[arg-type]
-        safety_checker=None,
+        safety_checker=None,  # type: ignore[arg-type]
         feature_extractor=None,  # type: ignore[arg-type]
         requires_safety_checker=False,
     )

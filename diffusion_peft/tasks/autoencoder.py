@@ -8,7 +8,7 @@ standard normal (Rombach et al., *High-Resolution Image Synthesis with Latent Di
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from diffusers import AutoencoderKL
@@ -97,10 +97,13 @@ class Autoencoding:
 
     def build_model(self) -> Reconstructing:
         spec = self.model_settings
+        levels: dict[str, Any] = {
+            "block_out_channels": spec.widths,
+            "down_block_types": ("DownEncoderBlock2D",) * len(spec.widths),
+            "up_block_types": ("UpDecoderBlock2D",) * len(spec.widths),
+        }
         vae = AutoencoderKL(
-            block_out_channels=spec.widths,
-            down_block_types=("DownEncoderBlock2D",) * len(spec.widths),
-            up_block_types=("UpDecoderBlock2D",) * len(spec.widths),
+            **levels,
             layers_per_block=spec.layers,
             latent_channels=spec.latent_channels,
             norm_num_groups=spec.groups,

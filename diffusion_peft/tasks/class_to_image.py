@@ -42,8 +42,8 @@ class Classed(nn.Module):
         self.transformer = transformer
         # Each block embeds the class by itself and would drop it by itself: the task drops it for all of them at once.
         for block in transformer.transformer_blocks:
-            embedder: Any = block.norm1.emb
-            embedder.class_embedder.dropout_prob = 0.0
+            norm: Any = block.norm1
+            norm.emb.class_embedder.dropout_prob = 0.0
         self.average = Averaged(self.parameters(), ema_decay)
 
     def forward(self, noised: Tensor, timesteps: Tensor, label: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ v = √ᾱ_t ε - √(1-ᾱ_t) x (Salimans & Ho, *Progressive Distillation*, ICL
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import Literal
 
 import torch
 from diffusers import DDIMScheduler
@@ -18,7 +19,7 @@ STEPS = 1000
 Predict = Callable[[Tensor, Tensor], Tensor]
 
 
-def make_scheduler(prediction_type: str) -> DDIMScheduler:
+def make_scheduler(prediction_type: Literal["epsilon", "v_prediction"]) -> DDIMScheduler:
     """The noise schedule of the embedded pipelines: the cosine one, made for small pictures, sampled by DDIM."""
     return DDIMScheduler(
         num_train_timesteps=STEPS,

@@ -48,7 +48,7 @@ def test_cards_state_what_was_measured(name: str) -> None:
 
 def test_prompts_steer_what_is_written() -> None:
     pipeline = opened("mini_sd")
-    assert isinstance(pipeline, StableDiffusionPipeline)
+    assert pipeline.__class__ is StableDiffusionPipeline
     words = ["CAT", "DOG", "SUN", "MAP"]
     prompts = [f'the word "{word}" in black on yellow' for word in words]
     seeded = torch.Generator().manual_seed(0)
@@ -59,7 +59,7 @@ def test_prompts_steer_what_is_written() -> None:
 
 def test_classes_are_sampled_by_name() -> None:
     pipeline = opened("mini_dit")
-    assert isinstance(pipeline, DiTPipeline)
+    assert pipeline.__class__ is DiTPipeline
     found = pipeline(pipeline.get_label_ids(["face", "animal"]), num_inference_steps=4, output_type="np").images
     assert found.shape == (2, 64, 64, 3)
 

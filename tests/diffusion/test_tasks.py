@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -86,7 +86,7 @@ def test_parts_are_diffusers_own(runs: dict[str, Path], tmp_path: Path) -> None:
 def test_text_pipeline_samples(runs: dict[str, Path], tmp_path: Path) -> None:
     embed(RunFolder(runs["mini_sd"]), tmp_path / "mini_sd")
     pipeline: Any = DiffusionPipeline.from_pretrained(tmp_path / "mini_sd")
-    assert isinstance(pipeline, StableDiffusionPipeline)
+    assert pipeline.__class__ is StableDiffusionPipeline
     pipeline.set_progress_bar_config(disable=True)
     settings = {"num_inference_steps": 2, "output_type": "np"}
 
@@ -105,7 +105,7 @@ def test_text_pipeline_samples(runs: dict[str, Path], tmp_path: Path) -> None:
 def test_class_pipeline_samples(runs: dict[str, Path], tmp_path: Path) -> None:
     embed(RunFolder(runs["mini_dit"]), tmp_path / "mini_dit", checkpoint=True)
     pipeline: Any = DiffusionPipeline.from_pretrained(tmp_path / "mini_dit")
-    assert isinstance(pipeline, DiTPipeline)
+    assert pipeline.__class__ is DiTPipeline
     pipeline.set_progress_bar_config(disable=True)
     labels = pipeline.get_label_ids(["animal", "word"])
     found = pipeline(labels, num_inference_steps=2, generator=torch.Generator().manual_seed(0), output_type="np")
@@ -128,7 +128,7 @@ def test_averages_follow_the_rule() -> None:
 
 
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
-def test_perfect_prediction_has_no_error(kind: str) -> None:
+def test_perfect_prediction_has_no_error(kind: Literal["epsilon", "v_prediction"]) -> None:
     scheduler = make_scheduler(kind)
     latents, timesteps = torch.randn(4, 2, 3, 3), torch.tensor([1, 300, 600, 900])
     alpha = scheduler.alphas_cumprod[timesteps].view(-1, 1, 1, 1)
@@ -143,7 +143,7 @@ def test_perfect_prediction_has_no_error(kind: str) -> None:
 
 
 @pytest.mark.parametrize(("kind", "added"), [("epsilon", 0), ("v_prediction", 1)])
-def test_weights_cut_the_ratio_at_gamma(kind: str, added: int) -> None:
+def test_weights_cut_the_ratio_at_gamma(kind: Literal["epsilon", "v_prediction"], added: int) -> None:
     scheduler: DDIMScheduler = make_scheduler(kind)
     timesteps = torch.tensor([10, 500, 950])
     alpha = scheduler.alphas_cumprod[timesteps].double()

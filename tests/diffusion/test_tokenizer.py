@@ -23,10 +23,8 @@ def test_capitals_are_spelled(parts: Path) -> None:
 
 def test_words_come_back(parts: Path) -> None:
     tokenizer = opened(parts)
-    for text in ("thing number on white", "a quick brown fox 42!"):
-        assert tokenizer.decode(tokenizer(text).input_ids, skip_special_tokens=True).replace(" !", "!") == text.replace(
-            "42", "4 2"
-        )
+    for text in ("thing number on white", "a quick brown fox , not in any caption"):
+        assert tokenizer.decode(tokenizer(text).input_ids, skip_special_tokens=True) == text
 
 
 def test_no_ascii_character_is_unknown(parts: Path) -> None:
