@@ -8,13 +8,13 @@ import yaml
 
 from peft_kernels.registry import methods
 from peft_runs.errors import UsageError
-from peft_runs.families import VISION
+from peft_runs.families import DIFFUSION, VISION
 from peft_runs.find import load_recipe, recipe_names
 from peft_runs.read import differences, method_fields, read_recipe
 from peft_runs.recipe import Recipe
 from tests.runs.command import here
 
-TASKS = VISION.tasks()
+TASKS = {**VISION.tasks(), **DIFFUSION.tasks()}
 
 
 def read(name: str | Path, *words: str) -> Recipe:
