@@ -72,7 +72,8 @@ def card(name: str, measured: dict[str, Any], trained: str, worded: bool) -> str
 def spelling_rows(spelling: dict[str, dict[str, float]]) -> dict[str, str]:
     """How well words are spelled, read by matching the font's letters (`diffusion_peft/data/reading.py`)."""
     found, limits = spelling["samples"], [spelling[name]["letters"] for name in ("reconstructions", "drawings")]
-    lengths = ", ".join(f"{length}: {100 * found[f'letters_of_{length}']:.0f} %" for length in range(1, 5))
+    by_length = {name.rpartition("_")[2]: share for name, share in found.items() if name.startswith("letters_of_")}
+    lengths = ", ".join(f"{length}: {100 * share:.0f} %" for length, share in by_length.items())
     return {
         "Letters right at their places": (
             f"**{100 * found['letters']:.1f} %** of random words (by length {lengths}); the reader finds "

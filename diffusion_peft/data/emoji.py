@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from diffusion_peft.data.captioned import CaptionedFolder
-from diffusion_peft.data.palette import COLORS
+from diffusion_peft.data.palette import COLORS, USUAL, on_ground
 from peft_kernels.data_errors import DataError
 
 TONES = {"1-2": "light", "3": "medium light", "4": "medium", "5": "medium dark", "6": "dark"}
@@ -59,15 +59,16 @@ class Emoji:
             if told is not None:
                 told("decode the emoji", done + 1, len(self.families))
 
-    def on_ground(self, index: int, ground: str, shift: tuple[int, int] = (0, 0)) -> Image.Image:
+    def picture(self, index: int, ground: str, shift: tuple[int, int] = (0, 0)) -> Image.Image:
         """The emoji on a coloured ground, `shift` pixels right and down of its place, in RGB."""
         image = Image.new("RGB", (self.size, self.size), COLORS[ground])
         image.paste(self.pictures[index], shift, self.pictures[index])
         return image
 
     def draw(self, rng: np.random.Generator, family: int, shift: int = 0) -> tuple[Image.Image, str, int]:
-        """A random picture of a family on a random ground, white half of the time: the picture, its caption, index."""
+        """A family's picture, its caption and index: on a random ground, half of the time the usual one."""
         index = self.families[family][rng.integers(len(self.families[family]))]
-        ground = "white" if rng.random() < 0.5 else list(COLORS)[rng.integers(len(COLORS))]
+        ground = USUAL if rng.random() < 0.5 else list(COLORS)[rng.integers(len(COLORS))]
         right, down = (int(pixels) for pixels in rng.integers(-shift, shift + 1, 2))
-        return self.on_ground(index, ground, (right, down)), f"{self.captions[index]} on {ground}", index
+        caption = on_ground(self.captions[index], ground, rng.random())
+        return self.picture(index, ground, (right, down)), caption, index

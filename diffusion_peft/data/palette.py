@@ -13,6 +13,12 @@ COLORS = {
     "pink": (245, 150, 190),
 }
 READABLE = 60.0
+USUAL = "white"  # the ground that a caption need not name
+
+
+def on_ground(what: str, ground: str, coin: float) -> str:
+    """A caption with its ground, `cat on blue`; the usual one is left out when `coin`, in [0, 1), is below a half."""
+    return what if ground == USUAL and coin < 0.5 else f"{what} on {ground}"
 
 
 def brightness(color: str) -> float:

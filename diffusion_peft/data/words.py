@@ -12,7 +12,7 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from diffusion_peft.data.palette import COLORS, readable_on
+from diffusion_peft.data.palette import COLORS, on_ground, readable_on
 
 LETTERS = ascii_uppercase
 LONGEST = 4
@@ -35,16 +35,18 @@ class Word:
         ink: colour of the letters, a name of the palette.
         ground: colour behind them.
         shift: pixels right and down of the middle.
+        coin: in [0, 1); below a half the caption leaves out the usual ground.
     """
 
     text: str
     ink: str
     ground: str
     shift: tuple[int, int] = (0, 0)
+    coin: float = 1.0
 
     @property
     def caption(self) -> str:
-        return f'the word "{self.text}" in {self.ink} on {self.ground}'
+        return on_ground(f'the word "{self.text}" in {self.ink}', self.ground, self.coin)
 
     def picture(self, size: int) -> Image.Image:
         """The word in the middle of a square of `size` pixels, in RGB."""
@@ -62,4 +64,4 @@ def draw_word(rng: np.random.Generator, shift: int = 0) -> Word:
     ground = grounds[rng.integers(len(grounds))]
     inks = readable_on(ground)
     right, down = (int(pixels) for pixels in rng.integers(-shift, shift + 1, 2))
-    return Word(text, inks[rng.integers(len(inks))], ground, (right, down))
+    return Word(text, inks[rng.integers(len(inks))], ground, (right, down), float(rng.random()))

@@ -51,6 +51,14 @@ class Classed(nn.Module):
         return self.transformer(noised, timestep=timesteps, class_labels=label).sample
 
 
+def start_as_identity(transformer: DiTTransformer2DModel) -> None:
+    """The paper's start (adaLN-Zero, Sec. 3.2), which diffusers leaves to others: blocks add nothing at first."""
+    norms: list[Any] = [block.norm1 for block in transformer.transformer_blocks]
+    for layer in (*(norm.linear for norm in norms), transformer.proj_out_1, transformer.proj_out_2):
+        nn.init.zeros_(layer.weight)
+        nn.init.zeros_(layer.bias)
+
+
 class ClassToImage(LatentDiffusion):
     """Pretrains the transformer of a `DiTPipeline`; the classes are the groups of emoji, and words."""
 
@@ -70,6 +78,7 @@ class ClassToImage(LatentDiffusion):
             patch_size=spec.patch_size,
             num_embeds_ada_norm=NO_CLASS,
         )
+        start_as_identity(transformer)
         return Classed(transformer, spec.ema_decay)
 
     def take(self, drawn: Drawn) -> dict[str, Tensor]:
