@@ -1,6 +1,6 @@
 """Labelled pictures: the embedded digits, folders and zips of pictures, and timm's dataset names."""
 
-from vision_peft.data.errors import DataError, UnknownNameError
+from peft_kernels.data_errors import DataError, UnknownNameError
 from vision_peft.data.open import open_split
 from vision_peft.data.pictures import Pictures
 

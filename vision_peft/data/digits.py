@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from vision_peft.data.errors import unknown
+from peft_kernels.data_errors import unknown
 
 TRAINING_PICTURES = 1000
 PARTS = ("train", "test")

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vision_peft.data.errors import DataError
+from peft_kernels.data_errors import DataError
 from vision_peft.data.pictures import Pictures, Subset, few
 
 PARTS = ("train", "val", "trainval", "rest")

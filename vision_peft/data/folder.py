@@ -3,14 +3,13 @@
 A zip is read in place. The parts may be two zips whose names end in the part's (`cifar10_train.zip`), in one folder.
 """
 
-import os
 from pathlib import Path, PurePosixPath
-from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 from PIL import Image
 
-from vision_peft.data.errors import DataError
+from peft_kernels.archive import Archive
+from peft_kernels.data_errors import DataError
 from vision_peft.data.pictures import decoded
 
 ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".gif"}
@@ -20,9 +19,8 @@ class FolderPictures:
     """The pictures of one part. `root` holds the class folders, as a folder or as a path inside a zip."""
 
     def __init__(self, root: Path, inside: str = "", classes: list[str] | None = None):
+        self.archive = Archive(root)
         self.root = root
-        self.zip: ZipFile | None = None
-        self.zip_owner = 0
         names = self._zip_names(inside) if root.is_file() else self._folder_names(inside)
         found = sorted({name.parts[-2] for name in names})
         if not names:
@@ -42,21 +40,8 @@ class FolderPictures:
 
     def _zip_names(self, inside: str) -> list[PurePosixPath]:
         top = PurePosixPath(inside)
-        names = (PurePosixPath(name) for name in self._zip().namelist())
+        names = map(PurePosixPath, self.archive.names())
         return sorted(name for name in names if name.suffix.lower() in ENDINGS and name.parent.parent == top)
-
-    def _zip(self) -> ZipFile:
-        """The open zip of this process: workers that share one file position would read each other's bytes."""
-        if self.zip is None or self.zip_owner != os.getpid():
-            try:
-                self.zip = ZipFile(self.root)
-            except BadZipFile as error:
-                raise DataError(f"{self.root} is not a readable zip: {error}") from None
-            self.zip_owner = os.getpid()
-        return self.zip
-
-    def __getstate__(self) -> dict:
-        return {**self.__dict__, "zip": None}
 
     def picture(self, index: int) -> Image.Image:
         """The picture in RGB.
@@ -65,8 +50,7 @@ class FolderPictures:
             DataError: it cannot be decoded; the message names the file.
         """
         name = str(self.names[index])
-        path = self.root / name
-        return decoded(path, (lambda: self._zip().read(name)) if self.root.is_file() else path.read_bytes)
+        return decoded(self.root / name, lambda: self.archive.read(name))
 
 
 def open_folder(root: Path, split: str, classes: list[str] | None = None) -> FolderPictures:
@@ -100,10 +84,6 @@ def _sibling(root: Path, split: str) -> Path | None:
 
 def _zip_parts(root: Path) -> dict[str, str]:
     """Part name → its path in the zip: `train/<class>/x.jpg` gives `{"train": "train"}`."""
-    try:
-        with ZipFile(root) as opened:
-            names = [PurePosixPath(name) for name in opened.namelist()]
-    except BadZipFile as error:
-        raise DataError(f"{root} is not a readable zip: {error}") from None
+    names = [PurePosixPath(name) for name in Archive(root).names()]
     tops = {name.parent.parent for name in names if name.suffix.lower() in ENDINGS and len(name.parts) > 2}
     return {top.name: str(top) for top in tops}

@@ -6,8 +6,8 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from PIL import Image
 
+from peft_kernels.data_errors import DataError, UnknownNameError, unknown
 from vision_peft.data.benchmarks import BENCHMARKS, PARTS, Benchmark, BenchmarkTask
-from vision_peft.data.errors import DataError, UnknownNameError, unknown
 from vision_peft.data.pictures import decoded
 
 

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
+from peft_kernels.data_errors import UnknownNameError, unknown
 from vision_peft.data.benchmarks import BENCHMARKS
 from vision_peft.data.digits import Digits
-from vision_peft.data.errors import UnknownNameError, unknown
 from vision_peft.data.few_shot import PARTS, FewShot
 from vision_peft.data.folder import open_folder
 from vision_peft.data.listed import open_benchmark

@@ -12,7 +12,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from vision_peft.data.errors import DataError
+from peft_kernels.data_errors import DataError
+from peft_kernels.draws import draw_seed
 
 Key = tuple[int, int]
 
@@ -123,8 +124,3 @@ class Prepared(Dataset):
             torch.default_generator.manual_seed(draw_seed(self.seed, epoch, index))
             image = self.transform(self.pictures.picture(index))
         return {"image": image, "label": torch.tensor(self.pictures.labels[index])}
-
-
-def draw_seed(*words: int) -> int:
-    """A 64-bit seed that depends on every word (numpy's SeedSequence hashes them)."""
-    return int(np.random.SeedSequence([word & 0xFFFFFFFFFFFFFFFF for word in words]).generate_state(1, np.uint64)[0])

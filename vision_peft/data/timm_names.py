@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from vision_peft.data.errors import DataError, unknown
+from peft_kernels.data_errors import DataError, unknown
 
 # What timm's factory knows after `torch/` beside its own table.
 TORCH_OTHERS = ("inaturalist", "places365", "qmnist", "imagenet", "image_folder")

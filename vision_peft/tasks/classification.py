@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import vision_peft.models  # noqa: F401 (registers them)
+from peft_kernels.data_errors import unknown
 from vision_peft.data import DataError, open_split
 from vision_peft.data.benchmarks import BENCHMARKS, Benchmark
-from vision_peft.data.errors import unknown
 from vision_peft.data.few_shot import FewShot
 from vision_peft.data.pictures import Decoded, Pictures, Prepared
 from vision_peft.data.transforms import Variation, evaluation_transform, training_transform
