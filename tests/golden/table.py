@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .cases import baselines, snell, snella, spt
+from .cases import baselines, snell, snella, spt, spt_selection
 from .harness import Kind
 
 TABLE: dict[tuple[str, str], Kind] = {
@@ -16,7 +16,7 @@ TABLE: dict[tuple[str, str], Kind] = {
     ("snell", "training"): Kind(snell.training, snell.training_tolerance, also=r"param\.\w+\.step[1-9]\d*"),
     ("snell", "vit_block"): Kind(snell.vit_block, snell.tolerance),
     ("spt", "block"): Kind(spt.block, spt.block_tolerance),
-    ("spt", "select"): Kind(spt.select, spt.exact),
+    ("spt", "select"): Kind(spt_selection.select, spt_selection.exact),
     ("spt", "sparse_linear"): Kind(spt.sparse_linear_case, spt.linear_tolerance),
     ("snella", "allocation_trace"): Kind(snella.allocation_trace, snella.trace_tolerance, also=r"(epoch|final)\..*"),
     ("snella", "delta"): Kind(snella.delta, snell.tolerance),
