@@ -44,6 +44,9 @@ def errors(found: Tensor, wanted: Tensor) -> dict[str, float]:
 class Features(nn.Module):
     """vit_mini's pooled features `[N, 128]` of pictures `[N, 3, S, S]` in [0, 1], which it sees at 32 pixels."""
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self):
         super().__init__()
         self.model: Any = timm.create_model("vit_mini", pretrained=True, num_classes=0).eval()
