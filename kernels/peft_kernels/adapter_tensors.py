@@ -111,8 +111,7 @@ def read_tensors(
             if low < 0 or high >= limits[key]:
                 found = low if low < 0 else high
                 raise AdapterError(f"{path}: {key!r} holds the index {found}; expected 0 to {limits[key] - 1}")
-            steps = tensor.long().diff() if key in ascending else tensor[:0]
-            if len(steps) and int(steps.min()) <= 0:
+            if key in ascending and len(tensor) > 1 and int((steps := tensor.long().diff()).min()) <= 0:
                 at = int(steps.argmin())
                 raise AdapterError(
                     f"{path}: {key!r} holds the index {int(tensor[at + 1])} after {int(tensor[at])}; they must ascend"

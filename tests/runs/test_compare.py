@@ -6,6 +6,7 @@ import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,12 @@ def comparison(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
     labels, out = pictures(root / "data"), root / "out"
     words = ["compare", "--recipe", str(recipes(root, root / "data")), "--jobs", "1", "--out", str(out)]
     begun = subprocess.Popen(
-        [str(PROGRAM), *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=one_thread()
+        [str(PROGRAM), *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=one_thread(),
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # a suite in the background ignores Ctrl-C
     )
     deadline = time.monotonic() + 300
     while not (out / "bitfit" / "seed-0" / "log.txt").exists() and begun.poll() is None:
