@@ -21,7 +21,7 @@ from peft_runs.run_folder import RunFolder
 LOOK_EVERY = 0.25  # seconds between two looks at the files
 PATIENCE = 15.0  # seconds an interrupted process has to end by itself
 LOG = "log.txt"
-# glibc gives every large tensor's pages back to the system and takes them anew, step after step: 4 to 10 % of a step.
+# glibc gives every large tensor's pages back to the system and takes them anew, step after step.
 KEEP_PAGES = {"MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_TRIM_THRESHOLD_": str(2**33), "MALLOC_TOP_PAD_": str(2**26)}
 
 
