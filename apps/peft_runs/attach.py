@@ -39,6 +39,21 @@ def attach(base: nn.Module, spec: MethodSpec, config: PeftConfig | None = None) 
         raise UsageError(f"method {spec.name!r} cannot be put on {type(base).__name__}: {reason}") from error
 
 
+def checkpoint_gradients(base: nn.Module) -> None:
+    """Have the model recompute activations in the backward pass, as timm's and diffusers' models offer it.
+
+    Raises:
+        UsageError: it does not.
+    """
+    for name in ("set_grad_checkpointing", "enable_gradient_checkpointing"):
+        if hasattr(base, name):
+            try:
+                return getattr(base, name)()
+            except ValueError:
+                break
+    raise UsageError(f"{type(base).__name__} offers no gradient checkpointing")
+
+
 def begin_allocation(tuner: Any, spec: MethodSpec, steps: int, steps_per_epoch: int) -> Stateful | None:
     """Tell the length of the run to a method that divides a budget while training; what it keeps beside parameters.
 

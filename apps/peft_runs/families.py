@@ -33,9 +33,14 @@ VISION = Family("vision-peft", "vision", _vision_tasks)
 
 
 def _diffusion_tasks() -> Mapping[str, type[Task]]:
-    from diffusion_peft.tasks import Autoencoding, ClassToImage, TextToImage
+    from diffusion_peft.tasks import Autoencoding, ClassToImage, PipelineTuning, TextToImage
 
-    return {"text_to_image": TextToImage, "class_to_image": ClassToImage, "autoencoder": Autoencoding}
+    return {
+        "tune": PipelineTuning,
+        "text_to_image": TextToImage,
+        "class_to_image": ClassToImage,
+        "autoencoder": Autoencoding,
+    }
 
 
 DIFFUSION = Family("diffusion-peft", "diffusion", _diffusion_tasks, ("train", "evaluate", "methods"))

@@ -5,6 +5,7 @@ chosen.json     what the method decided from data before it was attached (SPT's 
 metrics.jsonl   one line per step and evaluation
 checkpoint/     the newest exact checkpoint, `step-<steps done>`
 adapter/        what was trained: PEFT's format, or `model.safetensors` where the model itself was trained
+samples/        pictures drawn in the course of the training, `step-<steps done>.png`, if the task draws some
 selection.png   what a method with a plan or a budget trains; allocation.png how it divided the budget
 result.json     the final figures; written last, so that a run with a result is a finished run
 """
@@ -55,6 +56,10 @@ class RunFolder:
     @property
     def adapter(self) -> Path:
         return self.path / "adapter"
+
+    @property
+    def samples(self) -> Path:
+        return self.path / "samples"
 
     @property
     def result(self) -> Path:

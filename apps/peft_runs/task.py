@@ -15,8 +15,14 @@ class Task(Protocol):
 
     `model_spec` and `data_spec` are frozen dataclasses of plain fields: the sections `model` and `data` of a recipe.
     Datasets are asked for by `(epoch, index)`, so that what is random in a sample never depends on who prepares it.
-    A task may also have `after_step(model, steps)`: it is called when `steps` optimiser steps are done (averages of
-    weights, kept as buffers of the model, are part of every checkpoint).
+
+    A task may also have
+        use_folder(folder)        hears of the run's folder before anything is built, to leave files there
+        attached(model)           the method is on the model and both datasets are ready
+        after_step(model, steps)  `steps` optimiser steps are done (averages of weights, kept as buffers of the model,
+                                  are part of every checkpoint)
+        kept(model)               a context within which the model holds what is to be saved (such averages)
+        draw(model)               a picture that shows how far the training is, or None
     """
 
     model_spec: ClassVar[type]

@@ -9,7 +9,14 @@ import torch
 from accelerate import Accelerator
 from torch.utils.data import DataLoader
 
-from peft_runs.attach import attach, begin_allocation, trainable, training_mode, without_gradient
+from peft_runs.attach import (
+    attach,
+    begin_allocation,
+    checkpoint_gradients,
+    trainable,
+    training_mode,
+    without_gradient,
+)
 from peft_runs.checkpoint import State, clear_leftovers, latest_checkpoint, load_checkpoint, save_checkpoint
 from peft_runs.choose import choose
 from peft_runs.errors import RunError, UsageError
@@ -25,6 +32,7 @@ from peft_runs.run_folder import RunFolder
 from peft_runs.selection import draw_selection
 from peft_runs.start import start_accelerator
 from peft_runs.task import Task
+from peft_runs.whole_file import whole_file
 
 MEASURED_STEP = 1  # the second: from then on the optimiser's tensors exist
 
@@ -57,16 +65,18 @@ class Training:
     ):
         self.recipe, self.task, self.accelerator = recipe, task, accelerator
         self.folder, self.progress = folder, progress
+        if hasattr(task, "use_folder"):
+            task.use_folder(folder.path)  # type: ignore[attr-defined]
         base = task.build_model()
         loaded = bytes_of_model(base)
         self.training_data, self.test_data = task.training_data(base), task.test_data(base)
         self.plan_steps(len(self.training_data))  # type: ignore[arg-type]
         if recipe.run.gradient_checkpointing:
-            if not hasattr(base, "set_grad_checkpointing"):
-                raise UsageError(f"{type(base).__name__} offers no gradient checkpointing")
-            base.set_grad_checkpointing(True)  # type: ignore[operator]
+            checkpoint_gradients(base)
         chosen = choose(recipe, task, base, accelerator, progress, folder.chosen, resume)
         self.model = attach(base, recipe.method, chosen)
+        if hasattr(task, "attached"):
+            task.attached(self.model)  # type: ignore[attr-defined]
         if recipe.run.channels_last:
             self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.added_bytes = bytes_of_model(self.model) - loaded
@@ -81,6 +91,8 @@ class Training:
         if self.allocator is not None:
             self.added_bytes += bytes_of(t for t in self.allocator.state_dict().values() if isinstance(t, torch.Tensor))
         self.after_step = getattr(task, "after_step", None)
+        self.draw = getattr(task, "draw", None)
+        self.kept = getattr(task, "kept", nullcontext)
         self.metrics: Metrics | None = None
 
     def plan_steps(self, samples: int) -> None:
@@ -111,6 +123,7 @@ class Training:
             + (f", going on after step {state.step}" if resume else "")
         )
         if not resume:
+            self.draw_samples(0)
             self.checkpoint(state)
         self.run_steps(state)
         figures = self.judge(self.steps)
@@ -119,7 +132,8 @@ class Training:
         if self.metrics:
             self.metrics.close()
             self.draw_selection()
-            result = write_result(self.folder, self.recipe, self.accelerator.unwrap_model(self.wrapped), result)
+            with self.kept(self.model):
+                result = write_result(self.folder, self.recipe, self.accelerator.unwrap_model(self.wrapped), result)
         self.accelerator.wait_for_everyone()
         self.accelerator.end_training()
         return result
@@ -131,6 +145,20 @@ class Training:
             draw_selection(self.folder, self.model, f"What {self.recipe.method.name} trains in {model}")
         except ValueError as error:
             self.progress.say(f"warning: no picture of what was chosen to train: {error}")
+
+    def draw_samples(self, step: int) -> None:
+        """The task's picture of how far the training is after `step` steps, if it has one."""
+        if self.draw is None or not self.accelerator.is_main_process:
+            return
+        self.progress.show("draw samples", 0, 1)
+        self.model.eval()
+        with torch.no_grad(), self.accelerator.autocast():
+            picture = self.draw(self.model)
+        training_mode(self.model, self.recipe.method.name is not None)
+        if picture is not None:
+            self.folder.samples.mkdir(exist_ok=True)
+            with whole_file(self.folder.samples / f"step-{step:08d}.png") as aside:
+                picture.save(aside)
 
     def restore(self) -> State:
         """The last checkpoint of this run, put into model and optimiser.
@@ -236,6 +264,7 @@ class Training:
         run, epoch = self.recipe.run, (step - 1) // self.steps_per_epoch
         figures = evaluate(self.task, self.model, self.test_data, self.accelerator, self.progress, run)
         training_mode(self.model, self.recipe.method.name is not None)
+        self.draw_samples(step)
         self.record("evaluation", step=step, epoch=epoch, **figures)
         said = ", ".join(f"{name} {value:.4f}" for name, value in figures.items())
         self.progress.say(f"epoch {epoch + 1}/{run.epochs}, step {step}: test {said}")

@@ -17,10 +17,10 @@ class CaptionedFolder:
     """The lines of the one `metadata.jsonl` below `root` (a folder or a zip), in its order, and their pictures.
 
     Raises:
-        DataError: there is no metadata or more than one, or a line lacks `file_name` or `text`.
+        DataError: there is no metadata or more than one, or a line lacks `file_name` or the captions' `column`.
     """
 
-    def __init__(self, root: Path):
+    def __init__(self, root: Path, column: str = "text"):
         self.archive = Archive(_zip_or_folder(root))
         places = [PurePosixPath(name) for name in self.archive.names() if PurePosixPath(name).name == METADATA]
         if len(places) != 1:
@@ -30,11 +30,12 @@ class CaptionedFolder:
         for number, line in enumerate(self.archive.read(str(places[0])).decode("utf-8").splitlines(), 1):
             try:
                 row = json.loads(line)
-                missing = [key for key in ("file_name", "text") if not isinstance(row.get(key), str)]
+                missing = [key for key in ("file_name", column) if not isinstance(row.get(key), str)]
             except (ValueError, AttributeError):
                 raise DataError(f"{root / places[0]}, line {number}, is no JSON object") from None
             if missing:
-                raise DataError(f"{root / places[0]}, line {number}, has no {missing[0]!r}")
+                found = ", ".join(map(repr, row)) or "nothing"
+                raise DataError(f"{root / places[0]}, line {number}, has no {missing[0]!r}: it has {found}")
             self.rows.append(row)
 
     def __len__(self) -> int:

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
-from diffusion_peft.data.drawn import DrawnPictures, Key
+from diffusion_peft.data.drawn import Key
 from peft_kernels.data_errors import DataError
 
 BATCH = 64
@@ -29,28 +29,34 @@ class LatentPictures(Dataset):
         about: what the latents depend on beside the pictures; a cache of something else is refused.
         cache: a file that keeps them from one start of the run to the next.
         told: hears of the progress.
+        words: what samples refer to by number; grows while pictures are read, and is kept in the cache.
+        batch: pictures that are encoded at once.
     """
 
     def __init__(
         self,
-        pictures: DrawnPictures,
+        pictures: Dataset,
         encode: Callable[[Tensor], Tensor],
         pool: int,
         about: dict,
         cache: Path | None = None,
         told: Callable[[str, int, int], None] | None = None,
+        words: list[str] | None = None,
+        batch: int = BATCH,
     ):
-        self.samples = len(pictures)
+        self.samples = len(pictures)  # type: ignore[arg-type]
         self.pool = pool
         mark = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
         if cache is not None and cache.exists():
-            self.tensors = read_cache(cache, mark)
+            self.tensors, kept = read_cache(cache, mark)
+            if words is not None:
+                words[:] = kept
             return
-        self.tensors = encode_all(pictures, encode, pool, told)
+        self.tensors = encode_all(pictures, encode, pool, told, batch)
         if cache is not None:
             cache.parent.mkdir(parents=True, exist_ok=True)
             aside = cache.with_name(f".writing-{cache.name}")
-            save_file(self.tensors, aside, {"about": mark})
+            save_file(self.tensors, aside, {"about": mark, "words": json.dumps(words or [])})
             aside.replace(cache)
 
     def __len__(self) -> int:
@@ -64,30 +70,33 @@ class LatentPictures(Dataset):
         }
 
 
-def read_cache(path: Path, mark: str) -> dict[str, Tensor]:
-    """The tensors of a cache.
+def read_cache(path: Path, mark: str) -> tuple[dict[str, Tensor], list[str]]:
+    """The tensors of a cache, and the words that they refer to.
 
     Raises:
         DataError: it is damaged, or was made from other pictures or another autoencoder.
     """
     try:
         with safe_open(path, "pt") as opened:
-            if (opened.metadata() or {}).get("about") != mark:
+            metadata = opened.metadata() or {}
+            if metadata.get("about") != mark:
                 raise DataError(f"{path} holds latents of other pictures or another autoencoder: delete it to go on")
-            return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (no mapping)
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (no mapping)
+            return tensors, json.loads(metadata.get("words", "[]"))
     except (OSError, SafetensorError) as error:
         raise DataError(f"{path} is not a whole safetensors file: {error}") from None
 
 
 def encode_all(
-    pictures: DrawnPictures,
+    pictures: Dataset,
     encode: Callable[[Tensor], Tensor],
     pool: int,
     told: Callable[[str, int, int], None] | None,
+    size: int,
 ) -> dict[str, Tensor]:
     """Every sample of `pool` epochs, epoch by epoch, as one tensor for each of its parts."""
-    keys = [(epoch, index) for epoch in range(pool) for index in range(len(pictures))]
-    batches = [keys[begin : begin + BATCH] for begin in range(0, len(keys), BATCH)]
+    keys = [(epoch, index) for epoch in range(pool) for index in range(len(pictures))]  # type: ignore[arg-type]
+    batches = [keys[begin : begin + size] for begin in range(0, len(keys), size)]
     parts: list[dict[str, Tensor]] = []
     for done, batch in enumerate(batches):
         samples = default_collate([pictures[key] for key in batch])

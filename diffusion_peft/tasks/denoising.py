@@ -1,7 +1,7 @@
 """Learning to remove noise from latents: the loss that every diffusion task here shares, and the averaged weights.
 
 With latents x, noise ε and the schedule's ᾱ_t, a model sees x_t = √ᾱ_t x + √(1-ᾱ_t) ε and predicts ε, or the velocity
-v = √ᾱ_t ε - √(1-ᾱ_t) x (Salimans & Ho, *Progressive Distillation*, ICLR 2022), as its scheduler says.
+v = √ᾱ_t ε - √(1-ᾱ_t) x (Salimans & Ho, *Progressive Distillation*, ICLR 2022), or x, as its scheduler says.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -33,8 +33,9 @@ def make_scheduler(prediction_type: Literal["epsilon", "v_prediction"]) -> DDIMS
 
 def target_of(scheduler: DDIMScheduler, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
     """What the model should predict, by the scheduler's `prediction_type`."""
-    if scheduler.config["prediction_type"] == "epsilon":
-        return noise
+    kind = scheduler.config["prediction_type"]
+    if kind in ("epsilon", "sample"):
+        return noise if kind == "epsilon" else latents
     return scheduler.get_velocity(latents, noise, timesteps)  # type: ignore[arg-type]
 
 
@@ -44,10 +45,14 @@ def step_weights(scheduler: DDIMScheduler, timesteps: Tensor, gamma: float | Non
     Min-SNR (Hang et al., ICCV 2023) cuts the weight that a loss gives to the error of x at γ. For ε this weight is the
     ratio of signal to noise, SNR = ᾱ/(1-ᾱ), for v it is SNR + 1: the weights are min(SNR, γ)/SNR and
     min(SNR + 1, γ)/(SNR + 1). (Theirs for v is min(SNR, γ)/(SNR + 1), which all but ignores the noisiest steps.)
+    For x itself it is min(SNR, γ).
     """
     if gamma is None:
         return torch.ones(len(timesteps), device=timesteps.device)
-    own = compute_snr(scheduler, timesteps) + (scheduler.config["prediction_type"] == "v_prediction")
+    kind, ratio = scheduler.config["prediction_type"], compute_snr(scheduler, timesteps)
+    if kind == "sample":
+        return ratio.clamp(max=gamma)
+    own = ratio + (kind == "v_prediction")
     return own.clamp(max=gamma) / own
 
 
@@ -89,13 +94,14 @@ class Averaged(nn.Module):
     """A moving average of parameters, kept as buffers, so that it is saved and loaded with the module that holds it.
 
     diffusers' `EMAModel` has the rule: after n steps the average forgets with 1 - (1 + n)^-0.75, at most with `decay`.
+    Not `persistent`, it is part of checkpoints alone and of no saved model.
     """
 
-    def __init__(self, parameters: Iterable[nn.Parameter], decay: float):
+    def __init__(self, parameters: Iterable[nn.Parameter], decay: float, persistent: bool = True):
         super().__init__()
         self.rule = EMAModel(list(parameters), decay=decay, use_ema_warmup=True, power=0.75, foreach=True)
         for position, tensor in enumerate(self.rule.shadow_params):
-            self.register_buffer(f"p{position}", tensor)
+            self.register_buffer(f"p{position}", tensor, persistent)
 
     def step(self, parameters: Iterable[nn.Parameter], steps: int) -> None:
         """Take in the parameters as they are after `steps` optimiser steps."""

@@ -1,0 +1,70 @@
+"""A user's pictures: an imagefolder with captions in its `metadata.jsonl`, or any folder of pictures and one prompt."""
+
+import io
+from pathlib import Path, PurePosixPath
+
+from PIL import Image
+
+from diffusion_peft.data.captioned import METADATA, CaptionedFolder
+from diffusion_peft.data.drawn import Drawn, Key
+from peft_kernels.archive import Archive
+from peft_kernels.data_errors import DataError
+
+ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif"}
+
+
+class FolderPictures:
+    """Every picture with its caption, in RGB on white; asked for by `(epoch, index)`, the same in every epoch.
+
+    Args:
+        root: folder or zip.
+        column: of the captions in `metadata.jsonl`.
+        prompt: the caption of all pictures; the metadata are then not read.
+        least: pixels that the shorter side has to have.
+
+    Raises:
+        DataError: there are no pictures, or no captions.
+    """
+
+    def __init__(self, root: Path, column: str = "text", prompt: str | None = None, least: int = 1):
+        self.root, self.least = root, least
+        if prompt is not None:
+            self.archive = Archive(root)
+            self.names = [name for name in self.archive.names() if PurePosixPath(name).suffix.lower() in ENDINGS]
+            self.captions = [prompt] * len(self.names)
+        else:
+            if root.exists() and not any(PurePosixPath(name).name == METADATA for name in Archive(root).names()):
+                raise DataError(
+                    f"{root} has no captions: {METADATA} with lines such as "
+                    f'{{"file_name": "1.png", "{column}": "..."}} is missing; or add --data.prompt WORDS for all'
+                )
+            folder = CaptionedFolder(root, column)
+            self.archive = folder.archive
+            self.names = [str(folder.place / row["file_name"]) for row in folder.rows]
+            self.captions = [row[column] for row in folder.rows]
+        if not self.names:
+            raise DataError(f"{root} holds no pictures ({', '.join(sorted(ENDINGS))})")
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def drawn(self, key: Key) -> Drawn:
+        """A picture and its caption.
+
+        Raises:
+            DataError: the picture is missing, broken or too small; the message names the file.
+        """
+        name = self.names[key[1]]
+        try:
+            picture = Image.open(io.BytesIO(self.archive.read(name))).convert("RGBA")
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            if isinstance(error, DataError):
+                raise
+            raise DataError(f"{self.root / name} is not a readable picture: {error}") from None
+        if min(picture.size) < self.least:
+            raise DataError(
+                f"{self.root / name} has {picture.width} x {picture.height} pixels, and {self.least} are trained on: "
+                "leave it out, lower --data.size, or add --data.enlarge true"
+            )
+        ground = Image.new("RGBA", picture.size, "white")
+        return Drawn(Image.alpha_composite(ground, picture).convert("RGB"), self.captions[key[1]], None)

@@ -1,0 +1,31 @@
+"""From the data's name in a recipe to its captioned pictures."""
+
+from pathlib import Path
+
+from diffusion_peft.data.folder import FolderPictures
+from diffusion_peft.data.framing import Pictures
+from peft_kernels.data_errors import UnknownNameError, unknown
+
+NAMES = ("folder",)
+
+
+def open_pictures(name: str, root: str | None, column: str, prompt: str | None, least: int, size: int) -> Pictures:
+    """The pictures that `name` names, with `prompt` as the caption of all, if given.
+
+    Args:
+        name: `folder`, a folder or zip at `root`.
+        root: where the pictures lie.
+        column: of the captions.
+        prompt: one caption for all.
+        least: pixels that the shorter side of a picture has to have.
+        size: pixels along a side of pictures that are drawn.
+
+    Raises:
+        UnknownNameError: there is no such data; the nearest is told.
+        DataError: they are not there, not readable, or have no captions.
+    """
+    if name not in NAMES:
+        raise unknown("data", name, NAMES)
+    if root is None:
+        raise UnknownNameError("no pictures are named: add --data.root FOLDER_OR_ZIP")
+    return FolderPictures(Path(root).expanduser(), column, prompt, least)

@@ -1,0 +1,295 @@
+"""Tune the denoiser of a pipeline to captioned pictures, with any method or all of it.
+
+The model of the run is the UNet or transformer itself, so that an adapter's keys are those that diffusers and PEFT
+expect. Autoencoder and text encoders are frozen: pictures and captions are encoded once, before training.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from accelerate import PartialState
+from PIL import Image
+from torch import Tensor, nn
+
+from diffusion_peft.data.framing import Framed, Framing, Pictures, Some
+from diffusion_peft.data.latents import LatentPictures
+from diffusion_peft.data.open import open_pictures
+from diffusion_peft.pipelines.kinds import Given, Kind, kind_of
+from diffusion_peft.pipelines.opening import open_pipeline, picture_size
+from diffusion_peft.pipelines.sampling import Sampling, grid, sample
+from diffusion_peft.tasks.denoising import Averaged, fixed_draws
+from diffusion_peft.tasks.objectives import Objective, objective_of
+from diffusion_peft.tasks.prior import class_pictures
+from diffusion_peft.tasks.tuning_spec import TuningData, TuningSpec
+from peft_kernels.data_errors import DataError
+
+JUDGED = 64  # errors that a judgement stands on at least, whatever the number of test pictures
+TOGETHER = 16  # pictures judged at once
+
+
+class PipelineTuning:
+    """Judged by the share of its target that the denoiser explains, over all levels of noise."""
+
+    model_spec: ClassVar[type] = TuningSpec
+    data_spec: ClassVar[type] = TuningData
+    metric: ClassVar[str] = "explained"
+
+    def __init__(
+        self, model: TuningSpec, data: TuningData, seed: int, told: Callable[[str, int, int], None] | None = None
+    ):
+        self.model_settings, self.data, self.seed, self.told = model, data, seed, told
+        self.folder: Path | None = None
+        self.kind: Kind
+        self.objective: Objective
+        self.size = 0
+        self.encoded: dict[str, LatentPictures] = {}
+        self.rows: dict[str, Given] = {}  # of every caption
+        self.tables: dict[str, Given] = {}  # of the captions of each part, by number
+
+    def use_folder(self, folder: Path) -> None:
+        """Where the run may leave files."""
+        self.folder = folder
+
+    def build_model(self) -> nn.Module:
+        """The denoiser with its pretrained weights.
+
+        Raises:
+            DataError: the pipeline cannot be had, or cannot be tuned; a wrong prediction type.
+        """
+        spec = self.model_settings
+        pipeline = open_pipeline(spec.pipeline, spec.dtype)
+        self.kind = kind_of(pipeline, spec.max_tokens)
+        self.objective = objective_of(
+            pipeline.scheduler, spec.prediction_type, spec.snr_gamma, spec.flow_sampling, spec.pipeline
+        )
+        self.size = self.data.size or picture_size(pipeline)
+        return self.kind.denoiser
+
+    # --- data ----------------------------------------------------------------------------------------------------
+    def training_data(self, model: nn.Module) -> LatentPictures:
+        return self.part("train")
+
+    def test_data(self, model: nn.Module) -> LatentPictures:
+        return self.part("test")
+
+    def part(self, part: str) -> LatentPictures:
+        """The latents of one part, and the table of its captions."""
+        if part not in self.encoded:
+            words = [""]
+            self.encoded[part] = self.latents_of(part, words)
+            self.tables[part] = self.table(words)
+        return self.encoded[part]
+
+    def latents_of(self, part: str, words: list[str]) -> LatentPictures:
+        spec, data = self.model_settings, self.data
+        training = part == "train"
+        framing = Framing(self.size, data.crop, data.flip) if training else Framing(self.size)
+        prior = self.prior() if training and data.prior.prompt else None
+        pictures = Framed(self.pictures(part), framing, words, self.seed, prior, data.prior.weight)
+        settings = {key: value for key, value in asdict(data).items() if key not in ("root", "cache")}
+        about = {**settings, "size": self.size, "part": part, "seed": self.seed, "pipeline": spec.pipeline}
+        cache = None if data.cache is None else Path(data.cache).expanduser() / f"tuning_{part}.safetensors"
+        vae = self.kind.pipeline.vae
+        with on_device(vae):
+            return LatentPictures(
+                pictures,
+                self.moments,
+                data.pool if training else 1,
+                about,
+                cache,
+                self.told,
+                words,
+                spec.encode_batch,
+            )
+
+    def pictures(self, part: str) -> Pictures:
+        """The pictures of one part.
+
+        Raises:
+            DataError: there are none left to train on.
+        """
+        data = self.data
+        least = 1 if data.enlarge else self.size
+        found = open_pictures(data.name, data.root, data.column, data.prompt, least, self.size)
+        kept = len(found) - data.test_size
+        if kept < 1:
+            raise DataError(f"data.test_size is {data.test_size}, and there are only {len(found)} pictures in all")
+        return Some(found, range(kept, len(found)) if part == "test" and data.test_size else range(kept))
+
+    def prior(self) -> Pictures:
+        """The base model's own pictures of the subject's class."""
+        spec, model = self.data.prior, self.model_settings
+        if spec.root is None and self.folder is None:
+            raise DataError("pictures of the class need a place: add --data.prior.root FOLDER")
+        folder = Path(spec.root).expanduser() if spec.root else Path(self.folder or "") / "class_pictures"
+        wanted = {key: value for key, value in asdict(spec).items() if key not in ("root", "count", "weight")}
+        about = json.dumps({"pipeline": model.pipeline, "size": self.size, **wanted}, indent=2)
+        with on_device(*self.modules()):
+            return class_pictures(self.kind, spec, folder, self.size, about, model.encode_batch, self.told)
+
+    def modules(self) -> Iterator[nn.Module]:
+        return (part for part in self.kind.pipeline.components.values() if isinstance(part, nn.Module))
+
+    def moments(self, images: Tensor) -> Tensor:
+        """Mean and deviation of the latents, scaled as the denoiser takes them, `[N, 2C, h, w]`."""
+        vae = self.kind.pipeline.vae
+        found = vae.encode(images.to(vae.device, vae.dtype)).latent_dist
+        factor, shift = vae.config.scaling_factor, vae.config.get("shift_factor") or 0.0
+        return torch.cat([(found.mean - shift) * factor, found.std * factor], 1).float()
+
+    def table(self, words: list[str]) -> Given:
+        """The rows of captions, by their numbers; each caption is encoded once."""
+        new = [word for word in words if word not in self.rows]
+        size = self.model_settings.encode_batch
+        with torch.no_grad(), on_device(*(part for name, part in self.text_parts())) as device:
+            for begin in range(0, len(new), size):
+                some = new[begin : begin + size]
+                found = self.kind.encode(some, device)
+                for number, word in enumerate(some):
+                    self.rows[word] = {name: rows[number : number + 1].cpu() for name, rows in found.items()}
+                if self.told is not None:
+                    self.told("encode the captions", begin + len(some), len(new))
+        return stacked([self.rows[word] for word in words])
+
+    def text_parts(self) -> Iterator[tuple[str, nn.Module]]:
+        for name in self.kind.text:
+            part = getattr(self.kind.pipeline, name, None)
+            if isinstance(part, nn.Module):
+                yield name, part
+
+    # --- training ------------------------------------------------------------------------------------------------
+    def attached(self, model: nn.Module) -> None:
+        """The method is on the model and the data are ready: what encodes them is of no more use.
+
+        Raises:
+            DataError: weights are trained in half precision.
+        """
+        half = [name for name, p in model.named_parameters() if p.requires_grad and p.dtype != torch.float32]
+        if half:
+            raise DataError(
+                f"{half[0]} would be trained in {self.model_settings.dtype}, where small steps round to nothing: "
+                "set model.dtype float32, or run.precision bf16 beside it"
+            )
+        spec = self.model_settings
+        self.table([*spec.samples.prompts])
+        self.kind.release_text()
+        if not spec.samples.prompts:
+            self.kind.pipeline.register_modules(vae=None)
+        if spec.ema_decay:
+            model.average = Averaged((p for p in model.parameters() if p.requires_grad), spec.ema_decay, False)
+
+    def loss(self, model: Callable[..., Any], batch: dict[str, Tensor]) -> Tensor:
+        """The batch's weighted mean squared error, float32 `[]`."""
+        mean, deviation = batch["latents"].chunk(2, 1)
+        latents = mean + deviation * torch.randn_like(mean)
+        captions = batch["caption"]
+        left_out = torch.rand(len(captions), device=captions.device) < self.model_settings.caption_dropout
+        given = self.given("train", captions.masked_fill(left_out, 0), batch)
+        timesteps = self.objective.random(latents)
+        errors, _ = self.objective.errors(self.predictor(model, given), latents, timesteps)
+        return (errors * self.objective.weights(timesteps) * batch["weight"]).mean()
+
+    def given(self, part: str, captions: Tensor, batch: dict[str, Tensor]) -> Given:
+        """What the denoiser is told beside latents and timesteps."""
+        numbers, place = captions.cpu(), captions.device
+        rows = {name: rows[numbers].to(place) for name, rows in self.tables[part].items()}
+        return self.cast({**rows, "framing": batch["framing"]})
+
+    def cast(self, rows: Given) -> Given:
+        dtype = self.kind.dtype
+        return {name: row.to(dtype) if row.is_floating_point() else row for name, row in rows.items()}
+
+    def predictor(self, model: Callable[..., Any], given: Given) -> Callable[[Tensor, Tensor], Tensor]:
+        """The prediction alone, where the denoiser also predicts a variance."""
+        dtype = self.kind.dtype
+
+        def predict(noised: Tensor, timesteps: Tensor) -> Tensor:
+            return self.kind.predict(model, noised.to(dtype), timesteps, given)[:, : noised.shape[1]]
+
+        return predict
+
+    def after_step(self, model: Any, steps: int) -> None:
+        """Renew the averaged weights; `steps` optimiser steps are done."""
+        if self.model_settings.ema_decay:
+            model.average.step([p for p in model.parameters() if p.requires_grad], steps)
+
+    def kept(self, model: Any) -> AbstractContextManager[None]:
+        """Within the block the model holds what is judged and kept: the averages, where there are some."""
+        average = getattr(model, "average", None)
+        if average is None:
+            return nullcontext()
+        return average.in_place_of([p for p in model.parameters() if p.requires_grad])
+
+    # --- judging -------------------------------------------------------------------------------------------------
+    def evaluate(self, model: Any, batches: Iterable[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """Sums over the samples, with what is kept: `error`, `target` (squares) and `count`, float64 `[]`."""
+        sums = {name: torch.zeros((), dtype=torch.float64) for name in ("error", "target", "count")}
+        times = -(-JUDGED // len(self.encoded["test"]))
+        with self.kept(model):
+            for number, part in enumerate(pieces(batches)):
+                latents, _ = part["latents"].chunk(2, 1)
+                predict = self.predictor(model, self.given("test", part["caption"], part))
+                for shift in range(times):
+                    with fixed_draws(self.seed, number, shift):
+                        timesteps = self.objective.spread(latents, shift, times)
+                        errors, squares = self.objective.errors(predict, latents, timesteps)
+                    sums["error"] += errors.double().sum().cpu()
+                    sums["target"] += squares.double().sum().cpu()
+                    sums["count"] += len(latents)
+        return sums
+
+    def figures(self, sums: dict[str, Tensor]) -> dict[str, float]:
+        """`explained` share of the target's squares, and `loss`, the mean squared error over all levels of noise."""
+        error, target = sums["error"].item(), sums["target"].item()
+        return {"explained": 1 - error / target, "loss": error / sums["count"].item()}
+
+    def head(self, model: nn.Module) -> list[str]:
+        """Nothing that every adaptation trains anew."""
+        return []
+
+    def draw(self, model: nn.Module) -> Image.Image | None:
+        """The prompts of the recipe, a row each, with its seeds; None where there are none."""
+        spec = self.model_settings.samples
+        if not spec.prompts:
+            return None
+        how = Sampling(spec.steps, spec.guidance, self.size)
+        absent, found = self.rows[""], []
+        with self.kept(model), on_device(self.kind.pipeline.vae):
+            for prompt in spec.prompts:
+                given = stacked([self.rows[prompt]] * len(spec.seeds))
+                found += sample(self.kind, given, absent, spec.seeds, how)
+        return grid(found, len(spec.seeds))
+
+
+def stacked(rows: list[Given]) -> Given:
+    """Rows of one caption each as one mapping."""
+    return {name: torch.cat([row[name] for row in rows]) for name in rows[0]} if rows else {}
+
+
+def pieces(batches: Iterable[dict[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
+    """The batches in pieces of at most `TOGETHER` samples."""
+    for batch in batches:
+        for begin in range(0, len(batch["latents"]), TOGETHER):
+            yield {name: values[begin : begin + TOGETHER] for name, values in batch.items()}
+
+
+class on_device:  # noqa: N801 (a context manager)
+    """Within the block modules are on the device that the process computes on; afterwards where they were."""
+
+    def __init__(self, *modules: nn.Module):
+        self.places = [(module, next(module.parameters()).device) for module in modules]
+
+    def __enter__(self) -> torch.device:
+        device = PartialState().device
+        for module, _ in self.places:
+            module.to(device)  # type: ignore[call-overload]
+        return device
+
+    def __exit__(self, *_: object) -> None:
+        for module, device in self.places:
+            module.to(device)  # type: ignore[call-overload]
