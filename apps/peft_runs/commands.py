@@ -12,6 +12,7 @@ from peft_runs.families import DIFFUSION, VISION, Family
 COMMANDS = {
     "train": "carry out a recipe, or go on with a run that was stopped",
     "evaluate": "judge a finished run again, or a recipe's model as it is",
+    "sample": "draw pictures with a pipeline and any number of adapters",
     "methods": "list the methods, or all settings of one",
     "compare": "adapt with several methods, and compare them",
     "benchmark": "carry out VTAB-1k, FGVC or a few-shot protocol, up to the papers' table",
@@ -68,7 +69,7 @@ def main(family: Family, words: list[str]) -> int:
 
 def offered(family: Family) -> dict[str, str]:
     """The commands that a family has, with their help."""
-    return {name: text for name, text in COMMANDS.items() if family.commands is None or name in family.commands}
+    return {name: text for name, text in COMMANDS.items() if name in family.commands}
 
 
 def overview(family: Family) -> str:

@@ -14,13 +14,13 @@ class Family:
         program: its name on the command line.
         name: the family's name in the table of methods.
         tasks: loads the tasks by name, the usual one first (late, since it imports the family).
-        commands: the commands that it has; None for all.
+        commands: the commands that it has.
     """
 
     program: str
     name: str
     tasks: Callable[[], Mapping[str, type[Task]]]
-    commands: tuple[str, ...] | None = None
+    commands: tuple[str, ...]
 
 
 def _vision_tasks() -> Mapping[str, type[Task]]:
@@ -29,7 +29,10 @@ def _vision_tasks() -> Mapping[str, type[Task]]:
     return {"classification": Classification}
 
 
-VISION = Family("vision-peft", "vision", _vision_tasks)
+_VISION_COMMANDS = (
+    *("train", "evaluate", "methods", "compare", "benchmark", "sensitivity", "inspect", "merge", "export", "convert"),
+)
+VISION = Family("vision-peft", "vision", _vision_tasks, _VISION_COMMANDS)
 
 
 def _diffusion_tasks() -> Mapping[str, type[Task]]:
@@ -43,4 +46,4 @@ def _diffusion_tasks() -> Mapping[str, type[Task]]:
     }
 
 
-DIFFUSION = Family("diffusion-peft", "diffusion", _diffusion_tasks, ("train", "evaluate", "methods"))
+DIFFUSION = Family("diffusion-peft", "diffusion", _diffusion_tasks, ("train", "evaluate", "sample", "methods"))

@@ -1,11 +1,14 @@
 """Pipelines by name: embedded, a folder, or on the Hugging Face hub; always the real loading code of diffusers."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import diffusers
 import torch
+import transformers
 from diffusers import DiffusionPipeline
 from huggingface_hub import hf_hub_download
 from torch import nn
@@ -48,7 +51,8 @@ def open_pipeline(name: str, dtype: str = "float32") -> Any:
     place = place_of(name)
     part_of(name)
     try:
-        pipeline: Any = DiffusionPipeline.from_pretrained(place, dtype=DTYPES[dtype], use_safetensors=True)
+        with without_noise():
+            pipeline: Any = DiffusionPipeline.from_pretrained(place, dtype=DTYPES[dtype], use_safetensors=True)
     except (OSError, ValueError, RuntimeError, AttributeError) as error:
         raise DataError(f"the pipeline {name} cannot be loaded: {' '.join(str(error).split())}") from None
     pipeline.set_progress_bar_config(disable=True)
@@ -58,6 +62,23 @@ def open_pipeline(name: str, dtype: str = "float32") -> Any:
     denoiser = getattr(pipeline, part_of(name))
     denoiser.name_or_path = name  # what PEFT writes into an adapter's configuration as its base
     return pipeline
+
+
+@contextmanager
+def without_noise() -> Iterator[None]:
+    """Within the block diffusers and transformers show neither bars nor remarks about what they load."""
+    libraries: tuple[Any, ...] = (diffusers.utils.logging, transformers.logging)
+    before = [(library.is_progress_bar_enabled(), library.get_verbosity()) for library in libraries]
+    for library in libraries:
+        library.disable_progress_bar()
+        library.set_verbosity_error()
+    try:
+        yield
+    finally:
+        for library, (bars, verbosity) in zip(libraries, before, strict=True):
+            library.set_verbosity(verbosity)
+            if bars:
+                library.enable_progress_bar()
 
 
 def part_of(name: str) -> str:

@@ -1,0 +1,67 @@
+"""`diffusion-peft sample`: draw prompts with seeds, from a pipeline and any number of adapters."""
+
+import argparse
+from pathlib import Path
+
+from peft_runs.errors import UsageError
+from peft_runs.families import Family
+
+
+def run(family: Family, words: list[str]) -> None:
+    """Draw, and say where the pictures lie.
+
+    Raises:
+        UsageError: nothing to draw with or from, or a folder that exists.
+        DataError, AdapterError: the pipeline or an adapter cannot be had, or do not belong together.
+    """
+    parser = argparse.ArgumentParser(
+        prog=f"{family.program} sample",
+        description="Draw every prompt with every seed; the folder holds the pictures, a grid, and how each was made.",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--pipeline", help="embedded name, folder, or name of the hub (default: the base that the first adapter names)")
+    add("--adapter", action="append", default=[], metavar="FOLDER[:WEIGHT]", help="an adapter's folder, or a run's")
+    add("--prompt", action="append", default=[], help="a caption; for class-conditional pipelines a class")
+    add("--negative", default="", help="what guidance leads away from (default: no caption)")
+    add("--seeds", type=int, nargs="+", default=[0], help="one picture a prompt for each (default: 0)")
+    add("--steps", type=int, default=25, help="of the pipeline's own scheduler (default: 25)")
+    add("--guidance", type=float, default=4.0, help="strength of the guidance (default: 4)")
+    add("--size", type=int, help="pixels along a side (default: the pipeline's own)")
+    add("--dtype", default="float32", choices=("float32", "bfloat16", "float16"), help="of the weights")
+    add("--batch", type=int, default=8, help="pictures at once (default: 8)")
+    add("--device", default="auto", choices=("auto", "cpu"))
+    add("--compare-base", action="store_true", help="also draw without the adapters, side by side in the grid")
+    add("--out", type=Path, required=True, help="the new folder")
+    options = parser.parse_args(words)
+    if not options.prompt:
+        raise UsageError("nothing is asked for: add --prompt WORDS, once for each prompt")
+    for name in ("steps", "batch"):
+        if getattr(options, name) < 1:
+            raise UsageError(f"--{name} must be at least 1, found {getattr(options, name)}")
+    if options.out.exists():
+        raise UsageError(f"{options.out} exists already: choose another --out")
+
+    from accelerate import PartialState
+
+    from peft_runs.durable import whole_folder
+    from peft_runs.progress import RunProgress
+    from peft_runs.put_on import Weighed, base_of
+    from peft_runs.samples import GRID, Asked, draw
+
+    adapters = tuple(Weighed.read(text) for text in options.adapter)
+    if not options.pipeline and not adapters:
+        raise UsageError("nothing to draw with: add --pipeline NAME_OR_FOLDER or --adapter FOLDER")
+    asked = Asked(
+        pipeline=options.pipeline or base_of(adapters[0]),
+        adapters=adapters,
+        prompts=tuple(options.prompt),
+        seeds=tuple(options.seeds),
+        **{name: getattr(options, name) for name in ("negative", "steps", "guidance", "size", "dtype", "batch")},
+        compare_base=options.compare_base,
+    )
+    device = PartialState(cpu=options.device == "cpu").device
+    with RunProgress() as progress, whole_folder(options.out) as aside:
+        draw(asked, aside, device, progress)
+    count = len(asked.prompts) * len(asked.seeds)
+    print(f"drew {count} pictures with {asked.pipeline}: {options.out / GRID}")

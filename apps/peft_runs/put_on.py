@@ -1,0 +1,114 @@
+"""Saved adapters put on a denoiser, any number of them, each with a weight; where one names its base."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from peft import PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import nn
+
+from peft_kernels.adapter_files import find_adapter, read_config
+from peft_kernels.composing import compose
+from peft_kernels.loading import load_adapter
+from peft_runs.adapted import load_adapted
+from peft_runs.errors import UsageError
+from peft_runs.find import load_recipe
+
+WHOLE = "model.safetensors"  # what a run without a method leaves
+
+
+@dataclass(frozen=True)
+class Weighed:
+    """An adapter's folder and its weight: 1 as trained, 0 without effect."""
+
+    folder: Path
+    weight: float = 1.0
+
+    @classmethod
+    def read(cls, text: str) -> "Weighed":
+        """`FOLDER` or `FOLDER:WEIGHT`; the folder of a run means the adapter in it.
+
+        Raises:
+            UsageError: there is no such folder, or the weight is no number.
+        """
+        place, colon, number = text.rpartition(":")
+        try:
+            weight = float(number) if colon else 1.0
+        except ValueError:
+            if not Path(text).is_dir():
+                raise UsageError(f"{text!r} is neither a folder nor FOLDER:WEIGHT with a number") from None
+            place, weight = text, 1.0
+        folder = Path(place if colon else text).expanduser()
+        if not folder.is_dir():
+            raise UsageError(f"there is no adapter's folder {folder}")
+        return cls(folder / "adapter" if (folder / "adapter").is_dir() else folder, weight)
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is a whole trained model instead of an adapter."""
+        return (self.folder / WHOLE).is_file()
+
+
+def base_of(adapter: Weighed) -> str:
+    """The pipeline that an adapter says it belongs to.
+
+    Raises:
+        UsageError: it does not say.
+        AdapterError: there is no adapter.
+    """
+    recipe = adapter.folder.parent / "recipe.yaml"
+    if adapter.whole:
+        found = (load_recipe(recipe).get("model") or {}).get("pipeline") if recipe.is_file() else None
+    else:
+        found = read_config(find_adapter(adapter.folder).config).base_model_name_or_path
+    if not isinstance(found, str) or not found:
+        raise UsageError(f"{adapter.folder} does not name its base: add --pipeline NAME_OR_FOLDER")
+    return found
+
+
+def put_on(model: nn.Module, adapters: Sequence[Weighed]) -> Any:
+    """The model with the adapters, all active, in evaluation mode.
+
+    Raises:
+        AdapterError, RunError: an adapter is damaged or for another model; the model is as it was.
+        UsageError: they cannot be put together, or a method knows no weights.
+    """
+    if any(adapter.whole for adapter in adapters):
+        if len(adapters) > 1 or adapters[0].weight != 1:
+            raise UsageError(f"{adapters[0].folder} holds a whole model: it goes without weight and without others")
+        return load_adapted(model, adapters[0].folder).eval()
+    names = {f"adapter_{number}": adapter for number, adapter in enumerate(adapters)}
+    kinds = {type(read_config(find_adapter(adapter.folder).config)) for adapter in adapters}
+    if len(kinds) > 1:
+        try:
+            adapted: PeftModel = compose(model, {name: a.folder for name, a in names.items()}, is_trainable=False)
+        except ValueError as error:
+            if hasattr(error, "exit_code"):
+                raise
+            raise UsageError(f"these adapters cannot be put together: {error}") from None
+    else:
+        adapted = model  # type: ignore[assignment]
+        for name, adapter in names.items():
+            adapted = load_adapter(adapted, adapter.folder, name)
+        if len(names) > 1:
+            adapted.base_model.set_adapter(list(names), inference_mode=True)  # type: ignore[operator]
+    for name, adapter in names.items():
+        weigh(adapted, name, adapter.weight)
+    return adapted.eval()
+
+
+def weigh(model: nn.Module, name: str, weight: float) -> None:
+    """Set an adapter's weight.
+
+    Raises:
+        UsageError: its method has none, and another than 1 is asked for.
+    """
+    if weight == 1:
+        return
+    layers: list[Any] = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+    for layer in layers:
+        if not hasattr(layer, "set_scale"):
+            raise UsageError(f"{type(layer).__name__} of PEFT knows no weights: leave it at 1")
+        layer.set_scale(name, weight)
