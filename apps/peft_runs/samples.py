@@ -1,6 +1,5 @@
 """Pictures of a pipeline with and without adapters, and a record of exactly how each was made."""
 
-import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
@@ -109,7 +108,7 @@ def record(
         "dtype": asked.dtype,
         "device": device.type,
         "batch": asked.batch,
-        "versions": {"python": platform.python_version(), "torch": torch.__version__, "diffusers": diffusers.__version__},
+        "versions": {"torch": torch.__version__, "diffusers": diffusers.__version__},
         "grid": f"a row a prompt; seeds {', '.join(map(str, asked.seeds))} from the left"
         + (", the base before the adapted" if asked.compare_base and asked.adapters else ""),
         "pictures": list(files),

@@ -7,12 +7,11 @@ expect. Autoencoder and text encoders are frozen: pictures and captions are enco
 import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from accelerate import PartialState
 from PIL import Image
 from torch import Tensor, nn
 
@@ -23,6 +22,7 @@ from diffusion_peft.pipelines.kinds import Given, Kind, kind_of
 from diffusion_peft.pipelines.opening import open_pipeline, picture_size
 from diffusion_peft.pipelines.sampling import Sampling, grid, sample
 from diffusion_peft.tasks.denoising import Averaged, fixed_draws
+from diffusion_peft.tasks.encoded import Captions, fingerprint, latent_moments, modules_of, on_device
 from diffusion_peft.tasks.objectives import Objective, objective_of
 from diffusion_peft.tasks.prior import class_pictures
 from diffusion_peft.tasks.tuning_spec import TuningData, TuningSpec
@@ -48,8 +48,8 @@ class PipelineTuning:
         self.objective: Objective
         self.size = 0
         self.encoded: dict[str, LatentPictures] = {}
-        self.rows: dict[str, Given] = {}  # of every caption
-        self.tables: dict[str, Given] = {}  # of the captions of each part, by number
+        self.captions: Captions
+        self.tables: dict[str, Given] = {}  # the captions of each part, by number
 
     def use_folder(self, folder: Path) -> None:
         """Where the run may leave files."""
@@ -64,6 +64,7 @@ class PipelineTuning:
         spec = self.model_settings
         pipeline = open_pipeline(spec.pipeline, spec.dtype)
         self.kind = kind_of(pipeline, spec.max_tokens)
+        self.captions = Captions(self.kind, spec.encode_batch, self.told)
         self.objective = objective_of(
             pipeline.scheduler, spec.prediction_type, spec.snr_gamma, spec.flow_sampling, spec.pipeline
         )
@@ -82,7 +83,7 @@ class PipelineTuning:
         if part not in self.encoded:
             words = [""]
             self.encoded[part] = self.latents_of(part, words)
-            self.tables[part] = self.table(words)
+            self.tables[part] = self.captions.rows(words)
         return self.encoded[part]
 
     def latents_of(self, part: str, words: list[str]) -> LatentPictures:
@@ -91,14 +92,15 @@ class PipelineTuning:
         framing = Framing(self.size, data.crop, data.flip) if training else Framing(self.size)
         prior = self.prior() if training and data.prior.prompt else None
         pictures = Framed(self.pictures(part), framing, words, self.seed, prior, data.prior.weight)
-        settings = {key: value for key, value in asdict(data).items() if key not in ("root", "cache")}
-        about = {**settings, "size": self.size, "part": part, "seed": self.seed, "pipeline": spec.pipeline}
-        cache = None if data.cache is None else Path(data.cache).expanduser() / f"tuning_{part}.safetensors"
-        vae = self.kind.pipeline.vae
+        vae, cache, about = self.kind.pipeline.vae, None, {}
+        if data.cache is not None:
+            settings = asdict(replace(data, root=None, cache=None, prior=replace(data.prior, root=None)))
+            about = {**settings, "size": self.size, "part": part, "seed": self.seed, "vae": fingerprint(vae)}
+            cache = Path(data.cache).expanduser() / f"tuning_{part}.safetensors"
         with on_device(vae):
             return LatentPictures(
                 pictures,
-                self.moments,
+                lambda images: latent_moments(vae, images),
                 data.pool if training else 1,
                 about,
                 cache,
@@ -129,38 +131,8 @@ class PipelineTuning:
         folder = Path(spec.root).expanduser() if spec.root else Path(self.folder or "") / "class_pictures"
         wanted = {key: value for key, value in asdict(spec).items() if key not in ("root", "count", "weight")}
         about = json.dumps({"pipeline": model.pipeline, "size": self.size, **wanted}, indent=2)
-        with on_device(*self.modules()):
+        with on_device(*modules_of(self.kind.pipeline)):
             return class_pictures(self.kind, spec, folder, self.size, about, model.encode_batch, self.told)
-
-    def modules(self) -> Iterator[nn.Module]:
-        return (part for part in self.kind.pipeline.components.values() if isinstance(part, nn.Module))
-
-    def moments(self, images: Tensor) -> Tensor:
-        """Mean and deviation of the latents, scaled as the denoiser takes them, `[N, 2C, h, w]`."""
-        vae = self.kind.pipeline.vae
-        found = vae.encode(images.to(vae.device, vae.dtype)).latent_dist
-        factor, shift = vae.config.scaling_factor, vae.config.get("shift_factor") or 0.0
-        return torch.cat([(found.mean - shift) * factor, found.std * factor], 1).float()
-
-    def table(self, words: list[str]) -> Given:
-        """The rows of captions, by their numbers; each caption is encoded once."""
-        new = [word for word in words if word not in self.rows]
-        size = self.model_settings.encode_batch
-        with torch.no_grad(), on_device(*(part for name, part in self.text_parts())) as device:
-            for begin in range(0, len(new), size):
-                some = new[begin : begin + size]
-                found = self.kind.encode(some, device)
-                for number, word in enumerate(some):
-                    self.rows[word] = {name: rows[number : number + 1].cpu() for name, rows in found.items()}
-                if self.told is not None:
-                    self.told("encode the captions", begin + len(some), len(new))
-        return stacked([self.rows[word] for word in words])
-
-    def text_parts(self) -> Iterator[tuple[str, nn.Module]]:
-        for name in self.kind.text:
-            part = getattr(self.kind.pipeline, name, None)
-            if isinstance(part, nn.Module):
-                yield name, part
 
     # --- training ------------------------------------------------------------------------------------------------
     def attached(self, model: nn.Module) -> None:
@@ -176,7 +148,7 @@ class PipelineTuning:
                 "set model.dtype float32, or run.precision bf16 beside it"
             )
         spec = self.model_settings
-        self.table([*spec.samples.prompts])
+        self.captions.rows(spec.samples.prompts)
         self.kind.release_text()
         if not spec.samples.prompts:
             self.kind.pipeline.register_modules(vae=None)
@@ -258,17 +230,12 @@ class PipelineTuning:
         if not spec.prompts:
             return None
         how = Sampling(spec.steps, spec.guidance, self.size)
-        absent, found = self.rows[""], []
+        absent, found = self.captions.rows([""]), []
         with self.kept(model), on_device(self.kind.pipeline.vae):
             for prompt in spec.prompts:
-                given = stacked([self.rows[prompt]] * len(spec.seeds))
+                given = self.captions.rows([prompt] * len(spec.seeds))
                 found += sample(self.kind, given, absent, spec.seeds, how)
         return grid(found, len(spec.seeds))
-
-
-def stacked(rows: list[Given]) -> Given:
-    """Rows of one caption each as one mapping."""
-    return {name: torch.cat([row[name] for row in rows]) for name in rows[0]} if rows else {}
 
 
 def pieces(batches: Iterable[dict[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
@@ -276,20 +243,3 @@ def pieces(batches: Iterable[dict[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
     for batch in batches:
         for begin in range(0, len(batch["latents"]), TOGETHER):
             yield {name: values[begin : begin + TOGETHER] for name, values in batch.items()}
-
-
-class on_device:  # noqa: N801 (a context manager)
-    """Within the block modules are on the device that the process computes on; afterwards where they were."""
-
-    def __init__(self, *modules: nn.Module):
-        self.places = [(module, next(module.parameters()).device) for module in modules]
-
-    def __enter__(self) -> torch.device:
-        device = PartialState().device
-        for module, _ in self.places:
-            module.to(device)  # type: ignore[call-overload]
-        return device
-
-    def __exit__(self, *_: object) -> None:
-        for module, device in self.places:
-            module.to(device)  # type: ignore[call-overload]

@@ -1,0 +1,77 @@
+"""What frozen parts of a pipeline make of pictures and captions, once, before training."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from hashlib import sha256
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from torch import Tensor, nn
+
+from diffusion_peft.pipelines.kinds import Given, Kind
+
+
+class Captions:
+    """The encodings of captions, each made once and kept on the CPU."""
+
+    def __init__(self, kind: Kind, batch: int, told: Callable[[str, int, int], None] | None = None):
+        self.kind, self.batch, self.told = kind, batch, told
+        self.known: dict[str, Given] = {}
+
+    def rows(self, captions: Sequence[str]) -> Given:
+        """One row a caption, in their order."""
+        new = [caption for caption in dict.fromkeys(captions) if caption not in self.known]
+        if new:
+            self.learn(new)
+        found = [self.known[caption] for caption in captions]
+        return {name: torch.cat([rows[name] for rows in found]) for name in found[0]} if found else {}
+
+    def learn(self, captions: list[str]) -> None:
+        """Encode captions that are not known yet."""
+        parts = (getattr(self.kind.pipeline, name, None) for name in self.kind.text)
+        with torch.no_grad(), on_device(*(part for part in parts if isinstance(part, nn.Module))) as device:
+            for begin in range(0, len(captions), self.batch):
+                some = captions[begin : begin + self.batch]
+                found = self.kind.encode(some, device)
+                for number, caption in enumerate(some):
+                    self.known[caption] = {name: rows[number : number + 1].cpu() for name, rows in found.items()}
+                if self.told is not None:
+                    self.told("encode the captions", begin + len(some), len(captions))
+
+
+def latent_moments(vae: Any, images: Tensor) -> Tensor:
+    """Mean and deviation of the latents of pictures `[N, 3, H, W]`, scaled as a denoiser takes them, `[N, 2C, h, w]`.
+
+    Both are kept, so that every epoch draws its own sample.
+    """
+    found = vae.encode(images.to(vae.device, vae.dtype)).latent_dist
+    factor, shift = vae.config.scaling_factor, vae.config.get("shift_factor") or 0.0
+    return torch.cat([(found.mean - shift) * factor, found.std * factor], 1).float()
+
+
+def fingerprint(model: nn.Module) -> str:
+    """Tells weights apart: latents that another autoencoder made are of no use."""
+    found = sha256()
+    for name, tensor in model.state_dict().items():
+        found.update(name.encode() + tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
+
+
+def modules_of(pipeline: Any) -> list[nn.Module]:
+    """The parts of a pipeline that have weights."""
+    return [part for part in pipeline.components.values() if isinstance(part, nn.Module)]
+
+
+@contextmanager
+def on_device(*modules: nn.Module) -> Iterator[torch.device]:
+    """Within the block modules are on the device that the process computes on; afterwards where they were."""
+    device = PartialState().device
+    places = [(module, next(module.parameters()).device) for module in modules]
+    try:
+        for module, _ in places:
+            module.to(device)
+        yield device
+    finally:
+        for module, place in places:
+            module.to(place)
