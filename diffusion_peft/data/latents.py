@@ -105,4 +105,4 @@ def encode_all(
         parts.append({"latents": latents.half().cpu(), **samples})
         if told is not None:
             told("encode the pictures", done + 1, len(batches))
-    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    return {name: torch.cat([part[name] for part in parts]).contiguous() for name in parts[0]}

@@ -54,7 +54,7 @@ def fingerprint(model: nn.Module) -> str:
     """Tells weights apart: latents that another autoencoder made are of no use."""
     found = sha256()
     for name, tensor in model.state_dict().items():
-        found.update(name.encode() + tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+        found.update(name.encode() + tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return found.hexdigest()
 
 
