@@ -25,7 +25,7 @@ from peft_kernels.registry import methods
 from peft_runs.adapter_formats import NAMINGS, Recognised, recognise
 from peft_runs.adapter_layers import LayerReport, read_layers
 from peft_runs.adapter_readers import readers
-from peft_runs.base_models import bare_model
+from peft_runs.base_models import bare_model, is_pipeline
 from peft_runs.errors import UsageError
 
 # Fields that describe the file and not the method.
@@ -72,7 +72,7 @@ class Report:
 
 
 def inspect_adapter(path: Path, model_name: str | None = None) -> Report:
-    """Read the adapter in a folder or file; with ``model_name``, or where the file names a model of timm, compare.
+    """Read the adapter in a folder or file; with ``model_name``, or where the file names a model that is here, compare.
 
     Raises:
         AdapterError: there is no adapter, it is a pickle, or damaged.
@@ -110,7 +110,7 @@ def inspect_adapter(path: Path, model_name: str | None = None) -> Report:
         problems=problems,
         layers=layers,
     )
-    wanted = model_name or (base if of_timm else None)
+    wanted = model_name or (base if of_timm or (isinstance(base, str) and is_pipeline(base)) else None)
     if wanted:
         report.fit = _fit(wanted, infos, found, config, str(weights), problems)
     return report

@@ -12,20 +12,38 @@ from timm.models import load_state_dict
 from torch import nn
 
 import vision_peft  # noqa: F401 (registers its models)
+from diffusion_peft.embedded import NAMES as PIPELINES
 from peft_kernels.adapter_files import refuse_pickle
 from peft_kernels.adapter_tensors import TensorInfo
+from peft_kernels.data_errors import DataError
 from peft_runs.adapter_formats import PEFT_ROOT
 from peft_runs.errors import RunError, UsageError, unknown
 
 
+def is_pipeline(name: str) -> bool:
+    """Whether a base is a pipeline that can be looked into without a network: an embedded one, or a folder."""
+    from diffusion_peft.pipelines.opening import INDEX, place_of  # late: diffusers takes seconds to import
+
+    try:
+        return (Path(place_of(name)) / INDEX).is_file()
+    except DataError:
+        return False
+
+
 def bare_model(name: str, infos: Mapping[str, TensorInfo]) -> nn.Module:
-    """The model called ``name`` on the meta device, with as many classes as the head in the adapter's file has.
+    """The model called ``name`` on the meta device: timm's, with as many classes as the head in the adapter's file has,
+    or the UNet or transformer of a pipeline (an embedded one, a folder, or a name of the hub, ``owner/name``).
 
     Raises:
-        UsageError: timm has no such model; the nearest is told.
+        UsageError: there is no such model; the nearest is told.
+        DataError: the pipeline cannot be had, or has neither UNet nor transformer.
     """
     if not timm.is_model(name):
-        raise unknown("model", name, timm.list_models())
+        if "/" in name or is_pipeline(name):
+            from diffusion_peft.pipelines.opening import bare_denoiser
+
+            return bare_denoiser(name)
+        raise unknown("model", name, [*timm.list_models(), *PIPELINES])
     with torch.device("meta"):
         model = timm.create_model(name)
         classes = classes_in(infos, model, PEFT_ROOT)

@@ -29,7 +29,10 @@ def run(family: Family, words: list[str]) -> None:
         allow_abbrev=False,
     )
     parser.add_argument("path", type=Path, metavar="FILE_OR_FOLDER")
-    parser.add_argument("--model", help="compare its keys with this model of timm (default: the one the file names)")
+    parser.add_argument(
+        "--model",
+        help="compare its keys with this model of timm, or this pipeline's denoiser (default: the one the file names)",
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object instead of tables")
     options = parser.parse_args(words)
 

@@ -8,7 +8,8 @@ from importlib import import_module
 
 from peft_runs.families import DIFFUSION, VISION, Family
 
-# Command -> one line of help; the command is the function `run(family, words)` of `peft_runs.command_<name>`.
+# Command -> one line of help; the command is the function `run(family, words)` of `peft_runs.command_<name>`, unless
+# the family has one of its own.
 COMMANDS = {
     "train": "carry out a recipe, or go on with a run that was stopped",
     "evaluate": "judge a finished run again, or a recipe's model as it is",
@@ -52,7 +53,8 @@ def main(family: Family, words: list[str]) -> int:
             return 0 if words else 2
         if words[0] not in offered(family):
             raise unknown("command", words[0], offered(family))
-        command: Callable[[Family, list[str]], None] = import_module(f"peft_runs.command_{words[0]}").run
+        name = family.own.get(words[0], words[0])
+        command: Callable[[Family, list[str]], None] = import_module(f"peft_runs.command_{name}").run
         command(family, words[1:])
     except KeyboardInterrupt:
         return tell(family, "interrupted; a run goes on from its last checkpoint with --resume", 130)

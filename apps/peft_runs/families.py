@@ -1,7 +1,7 @@
 """The families of models that the commands serve, each with its program's name and its tasks."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from peft_runs.task import Task
 
@@ -15,12 +15,14 @@ class Family:
         name: the family's name in the table of methods.
         tasks: loads the tasks by name, the usual one first (late, since it imports the family).
         commands: the commands that it has.
+        own: commands that another module than `command_<name>` carries out for it: name -> `command_<module>`.
     """
 
     program: str
     name: str
     tasks: Callable[[], Mapping[str, type[Task]]]
     commands: tuple[str, ...]
+    own: Mapping[str, str] = field(default_factory=dict)
 
 
 def _vision_tasks() -> Mapping[str, type[Task]]:
@@ -46,4 +48,5 @@ def _diffusion_tasks() -> Mapping[str, type[Task]]:
     }
 
 
-DIFFUSION = Family("diffusion-peft", "diffusion", _diffusion_tasks, ("train", "evaluate", "sample", "methods"))
+_DIFFUSION_COMMANDS = ("train", "evaluate", "sample", "methods", "inspect", "merge", "convert")
+DIFFUSION = Family("diffusion-peft", "diffusion", _diffusion_tasks, _DIFFUSION_COMMANDS, {"merge": "merge_pipeline"})

@@ -68,8 +68,8 @@ def merge_adapter(
     pictures = noise(base)
     adapted = load_adapter(base, adapter)
     wanted = logits(adapted, pictures)
-    model = _merge(adapted)
-    _check_keys(set(model.state_dict()), keys, name)
+    model = merged_model(adapted)
+    check_keys(set(model.state_dict()), keys, f"timm's {name}", "timm")
     tensors = {key: _cast(tensor, DTYPES[dtype]) for key, tensor in model.state_dict().items()}
     classes: Any = model.num_classes
     with whole_file(out) as aside:
@@ -121,7 +121,12 @@ def logits(model: Callable[[Tensor], Tensor], pictures: Tensor) -> Tensor:
     return model(pictures).float()
 
 
-def _merge(adapted: Any) -> nn.Module:
+def merged_model(adapted: Any) -> nn.Module:
+    """The plain model with the adapters in its weights.
+
+    Raises:
+        RunError: a method cannot be merged; the reason is told.
+    """
     try:
         model = adapted.merge_and_unload(safe_merge=True)
     except (NotImplementedError, ValueError, AttributeError) as error:
@@ -134,13 +139,17 @@ def _merge(adapted: Any) -> nn.Module:
     return model
 
 
-def _check_keys(found: set[str], expected: set[str], name: str) -> None:
-    """A module that had no bias can have one after merging; timm's model then has no place for it."""
+def check_keys(found: set[str], expected: set[str], plain: str, program: str) -> None:
+    """A module that had no bias can have one after merging; the plain model that a program builds has no place for it.
+
+    Raises:
+        RunError: the keys differ.
+    """
     if found != expected:
         key = min(found ^ expected)
         where = "has" if key in found else "lacks"
         raise RunError(
-            f"the merged model {where} {key!r}, other than timm's {name}, so that timm could not load the file: "
+            f"the merged model {where} {key!r}, other than {plain}, so that {program} could not load it: "
             "keep the adapter, or train it with `exclude_modules` for this layer"
         )
 
