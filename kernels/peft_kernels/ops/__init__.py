@@ -4,6 +4,7 @@ from .frozen import frozen_conv, frozen_linear
 from .kernel_delta import DeltaSlice, DeltaSpec, delta_sparse, gated_conv, gated_linear
 from .masks import keep_mask
 from .redrawn import redrawn_points
+from .scaled import least_factor, scaled_linear
 from .sparse_grad import sparse_conv, sparse_linear
 
 __all__ = [
@@ -15,7 +16,9 @@ __all__ = [
     "gated_conv",
     "gated_linear",
     "keep_mask",
+    "least_factor",
     "redrawn_points",
+    "scaled_linear",
     "sparse_conv",
     "sparse_linear",
 ]
