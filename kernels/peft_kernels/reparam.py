@@ -206,24 +206,29 @@ def _changed(name: str, base: Tensor | None, running: list[tuple[nn.Module, floa
     tensor, first = base, True
     for adapter, scale in running:
         assert isinstance(adapter, Reparam)
-        if name not in adapter.tensors:
+        if name not in adapter.tensors or (scale == 0 and base is not None):
             continue
         if base is not None and adapter.additive and not (first and scale == 1):
             assert tensor is not None
             tensor = tensor + scale * adapter.delta(name, base)
         else:
             changed = adapter.effective(name, tensor)
-            start = tensor if tensor is not None else torch.zeros_like(changed)
+            start = tensor if tensor is not None else _absent(name, changed)
             tensor = changed if scale == 1 else start + scale * (changed - start)
         first = False
     return tensor.to(base.dtype) if tensor is not None and base is not None else tensor
+
+
+def _absent(name: str, like: Tensor) -> Tensor:
+    """What a tensor that the module does not have stands for: no bias is 0, no (norm's) weight 1."""
+    return torch.zeros_like(like) if name.rpartition(".")[2].endswith("bias") else torch.ones_like(like)
 
 
 def _warn_of_rounding(
     adapter: str, name: str, base: Tensor | None, merged: Tensor | None, chain: list[tuple[nn.Module, float]]
 ) -> None:
     """Warn when half precision cannot hold the change: most of ``merged − base`` differs from what was asked for."""
-    if base is None or merged is None or base.dtype not in HALF:
+    if base is None or merged is None or base.dtype not in HALF or base.shape != merged.shape:
         return
     wanted = _changed(name, base.float(), chain)
     assert wanted is not None
