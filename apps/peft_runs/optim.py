@@ -1,30 +1,49 @@
-"""AdamW, its two groups of parameters, and the learning rate of every step."""
+"""AdamW, its groups of parameters, and the learning rate of every step."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 from timm.scheduler import CosineLRScheduler
 from torch import nn
 
+from peft_kernels.registry import methods
 from peft_runs.recipe import OptimSpec
 
+Own = Callable[[str], Mapping[str, float]]
 
-def parameter_groups(model: nn.Module, undecayed: set[str], weight_decay: float) -> list[dict]:
-    """Trainable parameters with and without weight decay.
 
-    Not decayed: parameters of fewer than two dimensions, and those the model names in `no_weight_decay()`.
+def parameter_groups(
+    model: nn.Module, undecayed: set[str], weight_decay: float, lr: float = 1.0, own: Own = lambda name: {}
+) -> list[dict]:
+    """Trainable parameters by weight decay and learning rate, with weight decay first.
+
+    Not decayed: parameters of fewer than two dimensions, and those the model names in `no_weight_decay()`. What the
+    method asks for itself, `own(name)`, comes before that.
     """
-    decayed, plain = [], []
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {(weight_decay, lr): [], (0.0, lr): []}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             keep = parameter.ndim < 2 or any(name == other or name.endswith("." + other) for other in undecayed)
-            (plain if keep else decayed).append(parameter)
-    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    return [group for group in groups if group["params"]]
+            asked = own(name)
+            decay = asked.get("weight_decay", 0.0 if keep else weight_decay)
+            groups.setdefault((decay, lr * asked.get("lr_ratio", 1.0)), []).append(parameter)
+    return [{"params": found, "weight_decay": d, "lr": rate} for (d, rate), found in groups.items() if found]
+
+
+def _asked_by_method(model: nn.Module) -> Own:
+    """What the method on `model` asks for its parameters."""
+    for config in getattr(model, "peft_config", {}).values():
+        for method in methods().values():
+            if method.group is not None and type(config) is method.config_class:
+                return partial(method.group, config)
+    return lambda name: {}
 
 
 def build_optimizer(model: nn.Module, base: nn.Module, spec: OptimSpec) -> torch.optim.AdamW:
     """AdamW over the trainable parameters of `model`; `base` is the model underneath, which may name exceptions."""
     undecayed = set(base.no_weight_decay()) if hasattr(base, "no_weight_decay") else set()  # type: ignore[operator]
-    groups = parameter_groups(model, undecayed, spec.weight_decay)
+    groups = parameter_groups(model, undecayed, spec.weight_decay, spec.lr, _asked_by_method(model))
     return torch.optim.AdamW(groups, lr=spec.lr, betas=(spec.beta1, spec.beta2))
 
 

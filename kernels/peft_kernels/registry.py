@@ -48,6 +48,9 @@ class Method:
         choose: for methods that look at data before they are attached: ``choose(config, model, batches, loss)`` returns
             the configuration with the fields filled that the data decide; the model stays as it was. Its configuration
             has the fields ``num_batches`` and ``batch_size``.
+        group: for methods with an optimiser group of their own: ``group(config, name)`` gives, for the trainable
+            parameter called ``name``, what differs from the rest: ``lr_ratio``, a factor on the learning rate, and
+            ``weight_decay``.
     """
 
     name: str
@@ -58,6 +61,7 @@ class Method:
     fixed: Mapping[str, Any] = dataclasses.field(default_factory=lambda: MappingProxyType({}))
     prepare: Callable[[nn.Module, Any], Any] | None = None
     choose: Callable[[Any, nn.Module, Iterable[Any], Any], Any] | None = None
+    group: Callable[[Any, str], Mapping[str, float]] | None = None
 
     def fields(self) -> list[dataclasses.Field]:
         """The hyperparameters: the fields a recipe may set."""
@@ -103,6 +107,7 @@ def register(
     summary: str,
     paper: str = "",
     choose: Callable[[Any, nn.Module, Iterable[Any], Any], Any] | None = None,
+    group: Callable[[Any, str], Mapping[str, float]] | None = None,
 ) -> Callable[[Config], Config]:
     """Class decorator of a configuration: register the method with PEFT and in the table.
 
@@ -131,7 +136,7 @@ def register(
         PEFT_TYPE_TO_CONFIG_MAPPING[peft_type] = config_class  # type: ignore[index]
         PEFT_TYPE_TO_TUNER_MAPPING[peft_type] = tuner  # type: ignore[index]
         PEFT_TYPE_TO_PREFIX_MAPPING[peft_type] = prefix  # type: ignore[index]
-        offer(Method(name, config_class, family, summary, paper, choose=choose))
+        offer(Method(name, config_class, family, summary, paper, choose=choose, group=group))
         return config_class
 
     return decorate
