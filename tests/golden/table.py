@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .cases import baselines, snell, snella, spt, spt_selection
+from .cases import baselines, difffit, snell, snella, spt, spt_selection
 from .harness import Kind
 
 TABLE: dict[tuple[str, str], Kind] = {
@@ -12,6 +12,12 @@ TABLE: dict[tuple[str, str], Kind] = {
     ("baselines", "ssf_convnext"): Kind(baselines.ssf_convnext, baselines.tolerance),
     ("baselines", "ssf_vit"): Kind(baselines.ssf_vit, baselines.tolerance),
     ("baselines", "vpt_deep"): Kind(baselines.vpt_deep, baselines.tolerance),
+    ("difffit", "dit_block"): Kind(difffit.dit_block, difffit.tolerance),
+    ("difffit", "dit_model"): Kind(difffit.dit_model, difffit.tolerance),
+    ("difffit", "linear"): Kind(difffit.linear, difffit.tolerance),
+    ("difffit", "mlp"): Kind(difffit.mlp, difffit.tolerance),
+    ("difffit", "position_embedding"): Kind(difffit.position_embedding, difffit.tolerance),
+    ("difffit", "unet_block"): Kind(difffit.unet_block, difffit.tolerance),
     ("snell", "delta"): Kind(snell.delta, snell.tolerance),
     ("snell", "training"): Kind(snell.training, snell.training_tolerance, also=r"param\.\w+\.step[1-9]\d*"),
     ("snell", "vit_block"): Kind(snell.vit_block, snell.tolerance),

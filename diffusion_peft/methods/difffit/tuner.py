@@ -1,0 +1,78 @@
+"""Attaches DiffFit."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from peft.utils.constants import DUMMY_TARGET_MODULES
+from torch import nn
+
+from diffusion_peft.methods.difffit.adapter import Fit, FitLayer, Tied
+from diffusion_peft.methods.difffit.places import Place, places, raw_tensors
+from diffusion_peft.methods.difffit.settings import ClassTable, Positions, SettingsLayer
+from peft_kernels.layer import AdapterLayer
+from peft_kernels.slices import Rows
+from peft_kernels.targets import compress
+from peft_kernels.tuner import AdapterTuner
+
+if TYPE_CHECKING:
+    from diffusion_peft.methods.difffit.config import DiffFitConfig
+
+
+class DiffFitTuner(AdapterTuner):
+    """Attaches DiffFit."""
+
+    layer_cls = FitLayer
+    places: dict[str, Place]
+
+    def _prepare_adapter_config(self, peft_config: Any, model_config: dict) -> Any:
+        self.places = places(peft_config, self.model)
+        self._sources: dict[str, Fit | ClassTable] = {}
+        return super()._prepare_adapter_config(peft_config, model_config)
+
+    def default_targets(self, config: DiffFitConfig, model: nn.Module) -> str:
+        names = list(self.places)
+        if not names and not raw_tensors(config, model):
+            raise ValueError(f"{type(model).__name__} has none of what DiffFitConfig trains")
+        return compress(model, names) if names else DUMMY_TARGET_MODULES
+
+    def extra_tensors(self, config: DiffFitConfig, model: nn.Module) -> list[str]:
+        """Biases, layer scales and tables of shifts and scales that belong to no layer."""
+        return raw_tensors(config, model)
+
+    def check_target(self, config: DiffFitConfig, key: str, base: nn.Module) -> None:
+        if key not in self.places:
+            raise ValueError(
+                f"{key!r} ({type(base).__name__}) has nothing that this DiffFitConfig trains: no factor stands on it, "
+                "and it has no bias, norm or class table, or these are switched off"
+            )
+        if any(isinstance(module, AdapterLayer) for module in base.modules()):
+            raise ValueError(
+                f"another adapter trains tensors within {key!r} ({type(base).__name__}), whose classes or positions "
+                "this DiffFitConfig changes: delete that adapter first"
+            )
+
+    def wrap(self, config: DiffFitConfig, key: str, base: nn.Module) -> AdapterLayer:
+        place = self.places[key]
+        return (SettingsLayer if place.classes or place.positions else FitLayer)(base, self.prefix)
+
+    def make_adapter(self, config: DiffFitConfig, key: str, base: nn.Module, rows: Rows | None) -> nn.Module:
+        place = self.places[key]
+        if place.tied_to in self._sources:
+            return Tied(self._sources[place.tied_to])
+        if place.classes is not None:
+            adapter = ClassTable(base, place.classes)
+        elif place.positions is not None:
+            adapter = Positions(base, place)
+        else:
+            dtype = next((p.dtype for p in self.model.parameters() if p.is_floating_point()), torch.float32)
+            adapter = Fit(base, place, config.gamma_shape == "scalar", config.gamma_init, dtype)
+        if not config.init_weights:
+            adapter.start_at_random()
+        self._sources[key] = adapter
+        return adapter
+
+    def _post_injection_hook(self, model: nn.Module, config: Any, adapter_name: str) -> None:
+        super()._post_injection_hook(model, config, adapter_name)
+        self._sources = {}
