@@ -1,10 +1,44 @@
-"""Parameter-efficient adaptation of diffusers' models, and the small pretrained pipelines that come with it:
+"""Parameter-efficient adaptation of diffusers' models, and the small pretrained pipelines that come with it.
 
-pipeline = DiffusionPipeline.from_pretrained(diffusion_peft.pretrained("mini_sd"))
+    pipeline = DiffusionPipeline.from_pretrained(diffusion_peft.pretrained("mini_sd"))
+    diffusion_peft.add_adapter(pipeline, LoraConfig(r=8))
+
+Importing this package or `vision_peft` registers the methods of both; vision's configurations are in `vision_peft`.
 """
 
+from diffusion_peft.adapters import (
+    add_adapter,
+    delete_adapters,
+    disable_adapters,
+    enable_adapters,
+    hotswap_adapter,
+    load_adapter,
+    save_adapter,
+    set_adapters,
+)
+from diffusion_peft.denoiser import denoiser
 from diffusion_peft.embedded import pretrained
 from diffusion_peft.methods import DiffFitConfig, position_table
+from peft_kernels.adapter_files import AdapterError
+from peft_kernels.composing import compose
 from peft_kernels.data_errors import DataError
+from peft_kernels.sensitivity import sensitivity
 
-__all__ = ["DataError", "DiffFitConfig", "position_table", "pretrained"]
+__all__ = [
+    "AdapterError",
+    "DataError",
+    "DiffFitConfig",
+    "add_adapter",
+    "compose",
+    "delete_adapters",
+    "denoiser",
+    "disable_adapters",
+    "enable_adapters",
+    "hotswap_adapter",
+    "load_adapter",
+    "position_table",
+    "pretrained",
+    "save_adapter",
+    "sensitivity",
+    "set_adapters",
+]

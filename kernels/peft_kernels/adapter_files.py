@@ -139,7 +139,7 @@ def read_config(path: Path) -> PeftConfig:
     cls = known[name]
     if name in _REFUSED_TYPES:
         raise AdapterError(f"{path}: adapters of type {name} are not loaded: {_REFUSED_TYPES[name]}")
-    values.pop("auto_mapping", None)  # names a class to import; nothing here needs it
+    trained_on = values.pop("auto_mapping", None)  # a class's name; it is told and never imported
     fields = {field.name: field for field in dataclasses.fields(cls) if field.init and field.name != "peft_type"}
     for key, value in values.items():
         if key not in fields:
@@ -151,6 +151,9 @@ def read_config(path: Path) -> PeftConfig:
         config = cls(**values)
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise AdapterError(f"{path}: {' '.join(str(error).split())}") from None
+    known_class = trained_on.get("base_model_class") if isinstance(trained_on, dict) else None
+    if isinstance(known_class, str) and known_class.isidentifier():
+        config.auto_mapping = {"base_model_class": known_class}
     if config.is_prompt_learning or config.is_adaption_prompt:
         raise AdapterError(
             f"{path}: {name} learns prompts of a language model, which this function does not load: "

@@ -90,7 +90,7 @@ def check_fit(
         if info.shape != tuple(tensor.shape):
             text = f"{key!r} has shape {info.shape}, expected {tuple(tensor.shape)}"
             hint = _head_hint(model, found, infos)
-            raise AdapterError(f"{source} is for another model: {text} ({_trained_on(config, model)}{share}){hint}")
+            raise AdapterError(f"{source} is for another model: {text} ({trained_on(config, model)}{share}){hint}")
         raise AdapterError(f"{source}: {key!r} has type {info.dtype}, expected {group_of(tensor)}")
     if not found.missing and not found.unexpected:
         return
@@ -100,7 +100,7 @@ def check_fit(
         parts.append(f"{len(found.missing)} expected tensors are missing, first {found.missing[0]!r}{hint}")
     if found.unexpected:
         parts.append(f"{len(found.unexpected)} in the file are unexpected, first {found.unexpected[0]!r}")
-    text = f"{'; '.join(parts)} ({_trained_on(config, model)}{share})"
+    text = f"{'; '.join(parts)} ({trained_on(config, model)}{share})"
     if strict or not found.matched:
         raise AdapterError(f"{source} does not fit {describe(model)}: {text}")
     warnings.warn(f"{source}: {text}", stacklevel=3)
@@ -128,9 +128,13 @@ def check_wrapper(infos: Mapping[str, TensorInfo], source: str, model: nn.Module
         )
 
 
-def _trained_on(config: PeftConfig, model: nn.Module) -> str:
+def trained_on(config: PeftConfig, model: nn.Module) -> str:
+    """``trained on 'x', this model is 'y'; `` where the configuration tells another model's name or class."""
     trained, here = config.base_model_name_or_path, targets.model_name(model)
-    return f"trained on {trained!r}, this model is {here!r}; " if trained and here and trained != here else ""
+    if not (trained and here and trained != here):
+        base = model.get_base_model() if isinstance(model, PeftModel) else model
+        trained, here = (config.auto_mapping or {}).get("base_model_class"), type(base).__name__  # type: ignore[union-attr]
+    return f"trained on {trained!r}, this model is {here!r}; " if trained and trained != here else ""
 
 
 def _head_hint(model: nn.Module, found: Match, infos: Mapping[str, TensorInfo]) -> str:

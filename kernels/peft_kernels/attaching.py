@@ -1,17 +1,69 @@
-"""What attaching does beside wrapping modules: raw parameters, and taking everything back when it fails half-way."""
+"""Attaching by PEFT, and what goes with it: raw parameters, and taking everything back when it fails half-way."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from peft import MODEL_TYPE_TO_PEFT_MODEL_MAPPING, PeftConfig, PeftModel, inject_adapter_in_model
+from peft.tuners.tuners_utils import cast_adapter_dtype
 from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import nn
 
 from peft_kernels.config import MethodConfig, nearest
 from peft_kernels.layer import AdapterLayer
 from peft_kernels.tensors import CHILD, OwnedTensors, TrainedTensors
+
+
+def attach(
+    model: nn.Module,
+    config: PeftConfig,
+    name: str,
+    bare: bool = False,
+    autocast: bool = True,
+    low_cpu_mem_usage: bool = False,
+) -> nn.Module:
+    """Attach a new adapter: in a `PeftModel`, around ``model`` where it is none, or (``bare``) in the model itself.
+
+    A bare model stays what it is, as with diffusers, and the new adapter is the active one; a `PeftModel` keeps its.
+    """
+    if bare and not isinstance(model, PeftModel):
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Already found a `peft_config` attribute")
+            inject_adapter_in_model(config, model, name, low_cpu_mem_usage=low_cpu_mem_usage)
+        cast_adapter_dtype(model, name, autocast)
+        for module in list(model.modules()):
+            if isinstance(module, OwnedTensors):
+                module.refresh()
+        return model
+    options: dict[str, Any] = {"autocast_adapter_dtype": autocast, "low_cpu_mem_usage": low_cpu_mem_usage}
+    if isinstance(model, PeftModel):
+        model.add_adapter(name, config, **options)
+        return model
+    cls = MODEL_TYPE_TO_PEFT_MODEL_MAPPING.get(str(config.task_type), PeftModel)
+    return cls(model, config, name, **options)  # type: ignore[arg-type]
+
+
+@contextmanager
+def as_before_on_failure(model: nn.Module) -> Iterator[None]:
+    """Put the structure of ``model`` back if the block fails: modules, hooks, attributes and flags of every module."""
+    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    state = [module.__dict__ for module in model.modules()]
+    saved = [(own, dict(own), [(d, dict(d)) for d in own.values() if isinstance(d, dict)]) for own in state]
+    try:
+        yield
+    except BaseException:
+        for own, attributes, inner in saved:
+            for place, content in [(own, attributes), *inner]:
+                same = len(place) == len(content) and all(place.get(key) is content[key] for key in content)
+                if not same:  # those that were never changed may refuse to be (diffusers' configurations)
+                    place.clear()
+                    place.update(content)
+        for parameter, flag in flags:
+            parameter.requires_grad_(flag)
+        raise
 
 
 def raw_tensors(model: nn.Module, config: MethodConfig) -> list[str]:

@@ -24,10 +24,10 @@ from torch import nn
 
 from peft_kernels import targets
 from peft_kernels.adapter_files import find_adapter, read_config
+from peft_kernels.attaching import as_before_on_failure
 from peft_kernels.config import MethodConfig
 from peft_kernels.feature import FeatureLayer
 from peft_kernels.hotswap import hotswap_adapter
-from peft_kernels.loading import _as_before_on_failure
 from peft_kernels.registry import methods
 from peft_kernels.reparam import ReparamLayer
 from peft_kernels.tuner import AdapterTuner
@@ -100,7 +100,7 @@ def compose(
         raise ValueError(f"`compose` takes two methods or more, found {len(parts)}: one is for `get_peft_model`")
     if isinstance(model, PeftModel) or any(isinstance(module, BaseTunerLayer) for module in model.modules()):
         raise ValueError("`compose` takes a plain model and all methods at once; this one carries adapters already")
-    with _as_before_on_failure(model), warnings.catch_warnings():
+    with as_before_on_failure(model), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Already found a `peft_config` attribute")
         composed = _attach(model, _configs(model, parts, is_trainable))
         for name, part in parts.items():

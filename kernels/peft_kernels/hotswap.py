@@ -10,14 +10,14 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from peft import PeftConfig, PeftModel, set_peft_model_state_dict
+from peft import PeftConfig
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from peft_kernels.adapter_files import AdapterError, find_adapter, read_config
 from peft_kernels.adapter_fit import check_fit
+from peft_kernels.adapter_state import check_name, write_adapter_state
 from peft_kernels.adapter_tensors import read_header, read_tensors
-from peft_kernels.config import nearest
 from peft_kernels.loading import expected_of
 
 # What may differ: notes about the file, and the ways of naming targets (the keys themselves are compared).
@@ -39,7 +39,7 @@ def hotswap_adapter(
     and the active adapters stay as they are.
 
     Args:
-        model: a `PeftModel`, compiled with `torch.compile` or not.
+        model: a `PeftModel`, or a model that carries adapter layers itself, compiled with `torch.compile` or not.
         path: the new adapter's folder, or ``owner/name`` on the Hugging Face hub.
         adapter_name: the adapter that is overwritten.
         subfolder: the adapter's folder within ``path``.
@@ -50,15 +50,10 @@ def hotswap_adapter(
             expected), or the file fails a check of `load_adapter`; the model is unchanged.
     """
     adapted: Any = getattr(model, "_orig_mod", model)
-    if not isinstance(adapted, PeftModel):
-        raise AdapterError(f"{type(adapted).__name__} carries no adapters (it is no PeftModel): use `load_adapter`")
-    if adapter_name not in adapted.peft_config:
-        known = ", ".join(adapted.peft_config)
-        hint = nearest(adapter_name, adapted.peft_config)
-        raise AdapterError(f"the model has no adapter called {adapter_name!r}{hint}; it has {known}")
+    check_name(adapted, adapter_name)
     merged = [layer for layer in adapted.modules() if isinstance(layer, BaseTunerLayer) and layer.merged]
     if any(adapter_name in layer.merged_adapters for layer in merged):
-        raise AdapterError(f"adapter {adapter_name!r} is merged into the model: call `unmerge_adapter()` first")
+        raise AdapterError(f"adapter {adapter_name!r} is merged into the model: unmerge it first")
     files = find_adapter(path, subfolder, revision)
     config = read_config(files.config)
     _check_settings(str(files.config), adapted.peft_config[adapter_name], config)
@@ -66,7 +61,7 @@ def hotswap_adapter(
     infos, _ = read_header(files.weights)
     check_fit(expected, infos, str(files.weights), adapted, config)
     tensors = read_tensors(files.weights, expected.limits, expected.ascending)
-    set_peft_model_state_dict(adapted, tensors, adapter_name=adapter_name)
+    write_adapter_state(adapted, tensors, adapter_name)
 
 
 def _check_settings(source: str, present: PeftConfig, new: PeftConfig) -> None:

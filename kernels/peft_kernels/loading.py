@@ -9,25 +9,19 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import (
-    MODEL_TYPE_TO_PEFT_MODEL_MAPPING,
-    PeftConfig,
-    PeftModel,
-    get_peft_model_state_dict,
-    set_peft_model_state_dict,
-)
+from peft import PeftConfig, PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
-from peft_kernels.adapter_files import AdapterError, find_adapter, read_config
-from peft_kernels.adapter_fit import Expected, check_fit, check_wrapper, describe
+from peft_kernels.adapter_files import AdapterError, AdapterFiles, find_adapter, read_config
+from peft_kernels.adapter_fit import Expected, check_fit, check_wrapper, describe, trained_on
+from peft_kernels.adapter_state import adapter_state, name_in_file, write_adapter_state
 from peft_kernels.adapter_tensors import group_of, read_header, read_tensors
+from peft_kernels.attaching import as_before_on_failure, attach
 from peft_kernels.entries import Entries
 from peft_kernels.layer import AdapterLayer
 
@@ -64,37 +58,67 @@ def load_adapter(
             unknown method, field or value; it is for another model (which key, shape found and expected, share of keys
             that match); it holds NaN, infinity or an index out of range; or the name is taken.
     """
-    if isinstance(model, PeftModel) and adapter_name in model.peft_config:
+    files = find_adapter(path, subfolder, revision)
+    adapted: Any = _load(model, files, adapter_name, is_trainable, strict, autocast_adapter_dtype, bare=False)
+    return adapted
+
+
+def inject_adapter(
+    model: nn.Module,
+    path: str | Path,
+    adapter_name: str = "default",
+    *,
+    is_trainable: bool = False,
+    strict: bool = True,
+    subfolder: str | None = None,
+    revision: str | None = None,
+    autocast_adapter_dtype: bool = True,
+) -> None:
+    """`load_adapter` into a model that stays what it is and carries the adapter layers itself, as diffusers has it.
+
+    The new adapter is the only active one.
+    """
+    files = find_adapter(path, subfolder, revision)
+    _load(model, files, adapter_name, is_trainable, strict, autocast_adapter_dtype, bare=True)
+
+
+def _load(
+    model: nn.Module, files: AdapterFiles, name: str, is_trainable: bool, strict: bool, autocast: bool, bare: bool
+) -> nn.Module:
+    if name in getattr(model, "peft_config", {}):
         raise AdapterError(
-            f"the model has an adapter called {adapter_name!r} already: give another `adapter_name`, "
+            f"the model has an adapter called {name!r} already: give another `adapter_name`, "
             "or exchange its tensors with `hotswap_adapter`"
         )
-    files = find_adapter(path, subfolder, revision)
     config = read_config(files.config)
     config.inference_mode = not is_trainable
     infos, _ = read_header(files.weights)
     check_wrapper(infos, str(files.weights), model)
-    expected = expected_tensors(model, config, str(files.config), adapter_name)
+    expected = expected_tensors(model, config, str(files.config), name, bare)
     check_fit(expected, infos, str(files.weights), model, config, strict)
     tensors = read_tensors(files.weights, expected.limits, expected.ascending)
-    with _as_before_on_failure(model), warnings.catch_warnings():
+    with as_before_on_failure(model), warnings.catch_warnings():
         # PEFT on norms of classes that it cannot tell the sizes of; it does not need them.
         warnings.filterwarnings("ignore", message="Unsupported layer type")
-        adapted = _attach(model, config, adapter_name, autocast_adapter_dtype)
+        adapted = attach(model, config, name, bare, autocast)
         state = {key: tensor for key, tensor in tensors.items() if key in expected.tensors}
         if len(state) < len(expected.tensors):
-            state = {**_state(adapted, adapter_name), **state}
-        set_peft_model_state_dict(adapted, state, adapter_name=adapter_name)
+            state = {**adapter_state(adapted, name), **state}
+        write_adapter_state(adapted, state, name)
     if not is_trainable:
         adapted.eval()
-    elif adapted is model:
-        adapted.set_requires_grad(adapter_name)
+    elif adapted is model and isinstance(model, PeftModel):
+        model.set_requires_grad(name)
     return adapted
 
 
 # --- what a file must hold -----------------------------------------------------------------------------------------
-def expected_tensors(model: nn.Module, config: PeftConfig, source: str, adapter_name: str = "default") -> Expected:
+def expected_tensors(
+    model: nn.Module, config: PeftConfig, source: str, adapter_name: str = "default", bare: bool = False
+) -> Expected:
     """What a file must hold for ``config`` on ``model``, found on a copy of the model without memory.
+
+    ``bare`` says that the model carries adapter layers itself, if any.
 
     Raises:
         AdapterError: the configuration cannot be put on this model; ``source`` is named as where it comes from.
@@ -106,23 +130,25 @@ def expected_tensors(model: nn.Module, config: PeftConfig, source: str, adapter_
         with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
             warnings.simplefilter("ignore")
             try:
-                adapted = _attach(on_meta(model), config, adapter_name, low_cpu_mem_usage=True)
+                adapted = attach(on_meta(model), config, adapter_name, bare, low_cpu_mem_usage=True)
             except (NotImplementedError, RuntimeError) as error:
                 if "meta" not in str(error):
                     raise
                 # A few of PEFT's methods (SHiRA) choose entries by the weights' values: they need a copy with memory.
-                adapted = _attach(copy.deepcopy(model), config, adapter_name)
+                adapted = attach(copy.deepcopy(model), config, adapter_name, bare)
     except Exception as error:
         # Whatever a method makes of values that do not suit it, it is the file's fault: it is data from outside.
         reason = " ".join(str(error.args[0] if error.args else error).split())
-        raise AdapterError(f"{source} does not fit {describe(model)}: {reason}") from None
+        origin = trained_on(config, model).removesuffix("; ")
+        raise AdapterError(f"{source} does not fit {describe(model)}: {reason}{origin and f' ({origin})'}") from None
     return expected_of(adapted, adapter_name)
 
 
-def expected_of(adapted: PeftModel, adapter_name: str) -> Expected:
+def expected_of(adapted: nn.Module, adapter_name: str) -> Expected:
     """What a file must hold for an adapter that is attached already."""
-    tensors = _state(adapted, adapter_name)
-    layers = {f"{name}.": layer for name, layer in adapted.named_modules() if isinstance(layer, BaseTunerLayer)}
+    tensors = adapter_state(adapted, adapter_name)
+    modules = {name_in_file(adapted, name): module for name, module in adapted.named_modules()}
+    layers = {f"{name}.": layer for name, layer in modules.items() if isinstance(layer, BaseTunerLayer)}
     limits = {}
     for key in (key for key, tensor in tensors.items() if group_of(tensor) == "an integer type"):
         owner = layers.get(max((name for name in layers if key.startswith(name)), key=len, default=""))
@@ -131,7 +157,7 @@ def expected_of(adapted: PeftModel, adapter_name: str) -> Expected:
         limits[key] = weight.numel() if isinstance(weight, Tensor) else torch.iinfo(tensors[key].dtype).max
     places = {
         f"{name}.index".replace(f".{adapter_name}.", ".", 1): module.index_limit
-        for name, module in adapted.named_modules()
+        for name, module in modules.items()
         if isinstance(module, Entries)
     }
     return Expected(tensors, {**limits, **places}, frozenset(places))
@@ -145,38 +171,3 @@ def on_meta(model: nn.Module) -> nn.Module:
         wrapped = nn.Parameter(empty, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
         memo[id(tensor)] = wrapped
     return copy.deepcopy(model, memo)
-
-
-# --- attaching -----------------------------------------------------------------------------------------------------
-def _attach(
-    model: nn.Module, config: PeftConfig, name: str, autocast: bool = True, low_cpu_mem_usage: bool = False
-) -> PeftModel:
-    options: dict[str, Any] = {"autocast_adapter_dtype": autocast, "low_cpu_mem_usage": low_cpu_mem_usage}
-    if isinstance(model, PeftModel):
-        model.add_adapter(name, config, **options)
-        return model
-    cls = MODEL_TYPE_TO_PEFT_MODEL_MAPPING.get(str(config.task_type), PeftModel)
-    return cls(model, config, name, **options)  # type: ignore[arg-type]
-
-
-def _state(adapted: PeftModel, name: str) -> dict[str, Tensor]:
-    # Embeddings would have PEFT ask the hub for the base model's configuration; only language models have them saved.
-    return get_peft_model_state_dict(adapted, adapter_name=name, save_embedding_layers=False)
-
-
-@contextmanager
-def _as_before_on_failure(model: nn.Module) -> Iterator[None]:
-    """Put the structure of ``model`` back if the block fails: modules, hooks, attributes and flags of every module."""
-    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    state = [module.__dict__ for module in model.modules()]
-    saved = [(own, dict(own), [(d, dict(d)) for d in own.values() if isinstance(d, dict)]) for own in state]
-    try:
-        yield
-    except BaseException:
-        for own, attributes, inner in saved:
-            for place, content in [(own, attributes), *inner]:
-                place.clear()
-                place.update(content)
-        for parameter, flag in flags:
-            parameter.requires_grad_(flag)
-        raise

@@ -1,81 +1,21 @@
-"""Which modules a method adapts by default, per architecture family.
+"""Which modules a method adapts by default, per architecture family (`families`).
 
 A family is recognised by the class name of the backbone (no model library is imported), also inside a wrapper such as
 transformers' ``TimmWrapperForImageClassification``. Patterns are regular expressions over whole module names, relative
-to the backbone; ``transformer`` below stands for attention and MLP projections.
+to the backbone.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import nn
 
-
-@dataclass(frozen=True)
-class Family:
-    """Default targets of one architecture family, by kind.
-
-    Attributes:
-        classes: class names of the backbones.
-        linear: the projections that weight methods (LoRA, SNELL) adapt.
-        qkv: the (fused or separate) attention projections.
-        block: the residual blocks, after which adapters stand.
-        affine: the operations after which SSF scales and shifts: those that the authors' parameter counts are made of
-            (267,264 on Swin-B, 255,232 on ConvNeXt-B), so no downsampling layers.
-        norm: the normalisation layers.
-    """
-
-    classes: tuple[str, ...]
-    linear: str
-    block: str
-    affine: str
-    qkv: str | None = None
-    norm: str | None = None
-    extra: dict[str, str] = field(default_factory=dict)
-
-
-_PROJECTIONS = r"attn\.(qkv|q_proj|k_proj|v_proj|proj)|mlp\.(fc1|fc2|fc1_g|fc1_x|w1|w2|w3|w12)"
-_SITES = rf"norm1|norm2|{_PROJECTIONS}"
-_STEM = r"patch_embed\.(proj|norm)"
-
-FAMILIES: dict[str, Family] = {
-    "vit": Family(
-        classes=("VisionTransformer", "VisionTransformerDistilled", "Eva", "Beit"),
-        linear=rf"blocks\.\d+\.({_PROJECTIONS})",
-        qkv=r"blocks\.\d+\.attn\.(qkv|q_proj|k_proj|v_proj)",
-        block=r"blocks\.\d+",
-        affine=rf"{_STEM}|blocks\.\d+\.({_SITES})|norm|fc_norm",
-        norm=r"blocks\.\d+\.(norm1|norm2)|norm|fc_norm",
-    ),
-    "swin": Family(
-        classes=("SwinTransformer", "SwinTransformerV2"),
-        linear=rf"layers\.\d+\.blocks\.\d+\.({_PROJECTIONS})",
-        qkv=r"layers\.\d+\.blocks\.\d+\.attn\.qkv",
-        block=r"layers\.\d+\.blocks\.\d+",
-        affine=rf"{_STEM}|layers\.\d+\.blocks\.\d+\.({_SITES})|norm",
-        norm=r"patch_embed\.norm|layers\.\d+\.(blocks\.\d+\.(norm1|norm2)|downsample\.norm)|norm",
-    ),
-    "convnext": Family(
-        classes=("ConvNeXt",),
-        linear=r"stages\.\d+\.blocks\.\d+\.mlp\.(fc1|fc2)",
-        block=r"stages\.\d+\.blocks\.\d+",
-        affine=r"stem\.[01]|stages\.\d+\.blocks\.\d+\.(conv_dw|norm|mlp\.fc1|mlp\.fc2)",
-        norm=r"stem\.1|stages\.\d+\.(blocks\.\d+\.norm|downsample\.0)|head\.norm",
-    ),
-    "resnet": Family(
-        classes=("ResNet",),
-        linear=r"layer\d+\.\d+\.(conv[123]|downsample\.\d)",
-        block=r"layer\d+\.\d+",
-        affine=r"bn1|layer\d+\.\d+\.(bn[123]|downsample\.\d)",
-        norm=r"bn1|layer\d+\.\d+\.(bn[123]|downsample\.\d)",
-    ),
-}
+from peft_kernels.families import FAMILIES, Family
 
 
 def plain_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -108,7 +48,7 @@ def find_backbone(model: nn.Module) -> tuple[str, nn.Module, Family] | None:
 
 
 def default_targets(model: nn.Module, kind: str) -> str:
-    """What ``kind`` (``linear``, ``qkv``, ``block``, ``affine``, ``norm``) means for ``model``.
+    """What ``kind`` (a field of `Family`: ``linear``, ``qkv``, ``block``, ...) means for ``model``.
 
     A regular expression over module names; for an unknown family it matches all modules of that kind outside the head.
 
@@ -126,7 +66,8 @@ def default_targets(model: nn.Module, kind: str) -> str:
     names = _by_type(model, kind)
     if found and pattern:
         matching = re.compile((re.escape(f"{found[0]}.") if found[0] else "") + f"({pattern})")
-        chosen = [n for n, m in plain_modules(model) if matching.fullmatch(n) and _suits(m, kind)]
+        idle = _idle_queries(model)
+        chosen = [n for n, m in plain_modules(model) if matching.fullmatch(n) and _suits(m, kind) and n not in idle]
         names = chosen or names
     if not names:
         raise ValueError(
@@ -154,13 +95,19 @@ _TYPES: dict[str, tuple[type[nn.Module], ...]] = {
     "linear": (nn.Linear, nn.modules.conv._ConvNd),
     "qkv": (nn.Linear,),
     "affine": (nn.Linear, nn.modules.conv._ConvNd, *_NORMS),
-    "norm": _NORMS,
+    "norm": (*_NORMS, nn.RMSNorm),
 }
 
 
 def _suits(module: nn.Module, kind: str) -> bool:
     """Whether a module that a pattern names is of the kind: placeholders (`nn.Identity`) and poolings are not."""
     return isinstance(module, _TYPES[kind]) if kind in _TYPES else any(True for _ in module.parameters())
+
+
+def _idle_queries(model: nn.Module) -> set[str]:
+    """The text's query projections of a last joint attention (SD3), whose output for the text nothing reads."""
+    last = [name for name, module in plain_modules(model) if getattr(module, "context_pre_only", None) is True]
+    return {f"{name}.add_q_proj" for name in last}
 
 
 def _by_type(model: nn.Module, kind: str) -> list[str]:
@@ -208,11 +155,11 @@ def raw_parameters(model: nn.Module, covered: Iterable[str]) -> list[str]:
 
 
 def model_name(model: nn.Module) -> str | None:
-    """The name a model was created under, where it tells (timm's ``architecture.tag``)."""
+    """The name a model was created or loaded under, where it tells (timm's ``architecture.tag``)."""
     found = find_backbone(model)
     cfg: Any = getattr(found[1] if found else model, "pretrained_cfg", None)
-    if cfg is None:
-        return getattr(model, "name_or_path", None)
+    if cfg is None:  # transformers' models and diffusers'
+        return getattr(model, "name_or_path", None) or getattr(getattr(model, "config", None), "_name_or_path", None)
     architecture = cfg.get("architecture") if isinstance(cfg, dict) else getattr(cfg, "architecture", None)
     tag = cfg.get("tag") if isinstance(cfg, dict) else getattr(cfg, "tag", None)
     return f"{architecture}.{tag}" if architecture and tag else architecture

@@ -1,7 +1,7 @@
-"""Denoisers of well-known pipelines: as published, on the meta device, and random ones of the same form that run in milliseconds.
+"""Denoisers of well-known pipelines: as published, on the meta device, and small random ones of the same form.
 
-The settings are those of the published ``config.json`` files; what is not named is diffusers' default there too. A small
-one differs in widths and depths alone, so that every module has the name it has in the published one.
+The settings are those of the published ``config.json`` files; what is not named is diffusers' default there too. A
+small one differs in widths and depths alone, so that every module has the name it has in the published one.
 """
 
 from __future__ import annotations
@@ -42,6 +42,10 @@ def _noise(*shape: int) -> Tensor:
 
 def _unet_inputs() -> dict[str, Any]:
     return {"sample": _noise(2, 4, 8, 8), "timestep": torch.tensor([3, 7]), "encoder_hidden_states": _noise(2, 5, 12)}
+
+
+def _sd_inputs() -> dict[str, Any]:
+    return {**_unet_inputs(), "sample": _noise(2, 4, 16, 16)}  # 2 × 2 at the lowest level, so that attention chooses
 
 
 def _sdxl_inputs() -> dict[str, Any]:
@@ -91,7 +95,7 @@ _SD = {
     "up_block_types": ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
 }
 _SMALL_UNET = {"sample_size": 8, "norm_num_groups": 4, "cross_attention_dim": 12}
-_SMALL_SD = {**_SMALL_UNET, "block_out_channels": (8, 16, 16, 16), "layers_per_block": 1}
+_SMALL_SD = {**_SMALL_UNET, "sample_size": 16, "block_out_channels": (8, 16, 16, 16), "layers_per_block": 1}
 
 ARCHITECTURES: dict[str, Architecture] = {
     "sd15": Architecture(  # stable-diffusion-v1-5/stable-diffusion-v1-5, the same as CompVis/stable-diffusion-v1-4
@@ -99,7 +103,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         {**_SD, "sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8},
         859_520_964,
         {**_SMALL_SD, "attention_head_dim": 2},
-        _unet_inputs,
+        _sd_inputs,
     ),
     "sd2": Architecture(  # stabilityai/stable-diffusion-2 and -2-1
         "UNet2DConditionModel",
@@ -112,7 +116,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         },
         865_910_724,
         {**_SMALL_SD, "attention_head_dim": (1, 2, 2, 2)},
-        _unet_inputs,
+        _sd_inputs,
     ),
     "sdxl": Architecture(  # stabilityai/stable-diffusion-xl-base-1.0
         "UNet2DConditionModel",

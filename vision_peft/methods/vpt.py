@@ -27,10 +27,11 @@ import torch
 from torch import Tensor, nn
 
 from peft_kernels.config import MethodConfig, require
+from peft_kernels.families import FAMILIES
 from peft_kernels.feature import Feature, FeatureLayer
 from peft_kernels.registry import register
 from peft_kernels.slices import Rows
-from peft_kernels.targets import FAMILIES, default_targets, find_backbone
+from peft_kernels.targets import default_targets, find_backbone
 from peft_kernels.tokens import admitting, put_in, unturned, weighing
 from peft_kernels.tuner import AdapterTuner
 
@@ -164,6 +165,8 @@ class VptTuner(AdapterTuner):
         if found and found[2] is not FAMILIES["vit"]:
             windows = hasattr(found[1], "window_size") or "Swin" in type(found[1]).__name__
             reason = "attends within windows of fixed size" if windows else "has no sequence of tokens"
+            if found[2].denoiser:
+                reason = "is a denoiser, whose blocks take no further tokens"
             raise ValueError(
                 f"VPT puts tokens into the one sequence that a vision transformer attends over; "
                 f"{type(found[1]).__name__} {reason}: take SSF, SNELL or Adapter+"

@@ -1,0 +1,149 @@
+"""Which adapters of a model run, and how strongly, for models that carry adapter layers themselves.
+
+What some of diffusers' models can do by themselves (`set_adapters`, `disable_adapters`, `delete_adapters`), here for
+every model and method: all that is asked for is checked before anything changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from peft import PeftModel
+from peft.tuners.boft.layer import BOFTLayer
+from peft.tuners.ln_tuning.layer import LNTuningLayer
+from peft.tuners.oft.layer import OFTLayer
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.other import AuxiliaryTrainingWrapper
+from torch import nn
+
+from peft_kernels.adapter_state import check_name
+from peft_kernels.layer import AdapterLayer
+from peft_kernels.tensors import OwnedTensors
+
+
+def set_adapters(model: nn.Module, names: str | Sequence[str], weights: float | Sequence[float] = 1.0) -> None:
+    """Let these adapters run, each with its weight, and no others.
+
+    A weight of 1 is the adapter as trained, 0 the base model; between them a factor where a method adds a change, an
+    interpolation to the base elsewhere. Adapters that were attached or loaded to be trained are trained while they run.
+
+    Args:
+        model: a model with adapters.
+        names: one name or several.
+        weights: one for all, or one each.
+
+    Raises:
+        AdapterError: there is no adapter of a name.
+        ValueError: not as many weights as names; a method that knows no weight (PEFT's OFT, IA3, LN tuning) at another
+            one than 0 and 1, or that runs one adapter at a time (LN tuning, trained modules) with several.
+    """
+    names = [names] if isinstance(names, str) else list(names)
+    each = [float(weights)] * len(names) if isinstance(weights, (int, float)) else [float(w) for w in weights]
+    if len(each) != len(names):
+        raise ValueError(f"{len(names)} adapters need as many weights or one for all; found {len(each)}")
+    for name in names:
+        check_name(model, name)
+    strengths = dict(zip(names, each, strict=True))
+    layers = list(_layers(model))
+    for layer in layers:
+        _check(layer, strengths)
+    configs: dict[str, Any] = model.peft_config  # type: ignore[assignment]
+    frozen = [name for name in names if configs[name].inference_mode]
+    for layer in layers:
+        running = [name for name in names if _adjusts(layer) or strengths[name] != 0]
+        if isinstance(layer, (LNTuningLayer, AuxiliaryTrainingWrapper)):
+            running = [name for name in running if name in _names(layer)]
+        layer.set_adapter(running)
+        layer.set_requires_grad(frozen, False)
+        for name in running if _adjusts(layer) else ():
+            layer.set_scale(name, strengths[name])
+    _tell(model, names)
+
+
+def enable_adapters(model: nn.Module, enabled: bool = True) -> None:
+    """Let the active adapters run again, or (``enabled=False``) none, with the base model's outputs."""
+    for layer in _layers(model):
+        layer.enable_adapters(enabled)
+
+
+def delete_adapters(model: nn.Module, names: str | Sequence[str]) -> None:
+    """Take adapters off; modules without any are as they were before the first.
+
+    Raises:
+        AdapterError: there is no adapter of a name.
+        ValueError: one of them is merged.
+    """
+    names = [names] if isinstance(names, str) else list(names)
+    for name in names:
+        check_name(model, name)
+    layers = list(_layers(model))
+    for layer in layers:
+        merged = [name for name in names if name in getattr(layer, "merged_adapters", ())]
+        if merged:
+            raise ValueError(f"adapter {merged[0]!r} is merged into the model: unmerge it first")
+    for layer in layers:
+        for name in names:
+            arguments = ([],) if isinstance(layer, AuxiliaryTrainingWrapper) else ()
+            layer.delete_adapter(name, *arguments)
+    for name in names:
+        model.peft_config.pop(name)  # type: ignore[operator]
+    for layer in layers:
+        if isinstance(layer, OwnedTensors) and not _names(layer):
+            layer.detach()
+    for parent in list(model.modules()):
+        for child, layer in list(parent._modules.items()):
+            if isinstance(layer, (BaseTunerLayer, AuxiliaryTrainingWrapper)) and not _names(layer):
+                parent._modules[child] = _taken_off(layer)
+    if not model.peft_config:
+        del model.peft_config
+    else:
+        _tell(model, [name for name in _active(layers) if name in model.peft_config])  # type: ignore[operator]
+
+
+def _layers(model: nn.Module) -> Iterator[Any]:
+    for module in list(model.modules()):
+        if isinstance(module, (BaseTunerLayer, AuxiliaryTrainingWrapper)):
+            yield module
+
+
+def _names(layer: Any) -> set[str]:
+    if isinstance(layer, AuxiliaryTrainingWrapper):
+        return set(layer._adapters)
+    return {name for attribute in layer.adapter_layer_names for name in getattr(layer, attribute)}
+
+
+def _active(layers: list[Any]) -> list[str]:
+    return list(dict.fromkeys(name for layer in layers for name in layer.active_adapters))
+
+
+def _adjusts(layer: Any) -> bool:
+    """Whether the layer knows a strength; that of OFT is always 1, whatever is set."""
+    return hasattr(layer, "set_scale") and not isinstance(layer, (OFTLayer, BOFTLayer))
+
+
+def _check(layer: Any, strengths: dict[str, float]) -> None:
+    own = {name: weight for name, weight in strengths.items() if name in _names(layer)}
+    kind = type(layer)
+    for name, weight in own.items() if not _adjusts(layer) else ():
+        if weight not in (0, 1):
+            raise ValueError(
+                f"{name!r} ({kind.__module__}.{kind.__name__}) knows no weight but 0 and 1; found {weight:g}"
+            )
+    if isinstance(layer, (LNTuningLayer, AuxiliaryTrainingWrapper)) and sum(w != 0 for w in own.values()) > 1:
+        raise ValueError(f"{kind.__name__} runs one adapter at a time; found {', '.join(own)}")
+
+
+def _taken_off(layer: Any) -> nn.Module:
+    if isinstance(layer, AuxiliaryTrainingWrapper):
+        return layer.original_module
+    if isinstance(layer, AdapterLayer):
+        layer.detach()
+    return layer.base_layer
+
+
+def _tell(model: nn.Module, names: list[str]) -> None:
+    """Tell a `PeftModel`, which keeps the names of the active adapters beside its layers."""
+    if isinstance(model, PeftModel) and names:
+        model.active_adapter = names[0]
+        model.base_model.active_adapter = names  # type: ignore[assignment]
