@@ -79,10 +79,10 @@ def choose(results: Results, task: object) -> Pictures | None:
     return Pictures([row.method for row in rows], shown, len(hardest), int((misread == 0).sum()), len(labels))
 
 
-def as_address(picture: Image.Image) -> str:
+def as_address(picture: Image.Image, largest: int = LARGEST) -> str:
     """The picture, made smaller if it is large, as the `data:` address of a PNG."""
     small = picture.copy()
-    small.thumbnail((LARGEST, LARGEST))
+    small.thumbnail((largest, largest))
     buffer = io.BytesIO()
     small.save(buffer, "PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

@@ -1,5 +1,6 @@
 """What a finished run leaves: the adapter (or the model), and `result.json`."""
 
+from collections.abc import Callable
 from statistics import mean, median
 from typing import Any
 
@@ -12,8 +13,17 @@ from peft_runs.recipe import Recipe
 from peft_runs.run_folder import RunFolder
 
 
-def write_result(folder: RunFolder, recipe: Recipe, model: nn.Module, result: dict[str, Any]) -> dict[str, Any]:
-    """Save what was trained, complete the result with step times and sizes, and write `result.json` last."""
+def write_result(
+    folder: RunFolder,
+    recipe: Recipe,
+    model: nn.Module,
+    result: dict[str, Any],
+    described: Callable[[dict[str, Any]], None] | None = None,
+) -> dict[str, Any]:
+    """Save what was trained, complete the result with step times and sizes, and write `result.json` last.
+
+    `described` gets the result before, to leave files beside what was saved.
+    """
     with whole_folder(folder.adapter) as aside:
         if recipe.method.name is None:
             tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
@@ -29,5 +39,7 @@ def write_result(folder: RunFolder, recipe: Recipe, model: nn.Module, result: di
         "step_seconds_median": median(seconds) if seconds else None,
         "adapter_bytes": sum(path.stat().st_size for path in folder.adapter.rglob("*.safetensors")),
     }
+    if described is not None:
+        described(result)
     write_json(folder.result, result)
     return result

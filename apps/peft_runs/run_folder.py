@@ -7,6 +7,7 @@ checkpoint/     the newest exact checkpoint, `step-<steps done>`
 adapter/        what was trained: PEFT's format, or `model.safetensors` where the model itself was trained
 samples/        pictures drawn in the course of the training, `step-<steps done>.png`, if the task draws some
 selection.png   what a method with a plan or a budget trains; allocation.png how it divided the budget
+curves.png, report.html   how the training went, with pictures, if the task says how its result is used
 result.json     the final figures; written last, so that a run with a result is a finished run
 """
 

@@ -29,10 +29,10 @@ from peft_runs.progress import RunProgress
 from peft_runs.recipe import Recipe
 from peft_runs.result import write_result
 from peft_runs.run_folder import RunFolder
+from peft_runs.run_samples import draw_samples
 from peft_runs.selection import draw_selection
 from peft_runs.start import start_accelerator
 from peft_runs.task import Task
-from peft_runs.whole_file import whole_file
 
 MEASURED_STEP = 1  # the second: from then on the optimiser's tensors exist
 
@@ -91,7 +91,6 @@ class Training:
         if self.allocator is not None:
             self.added_bytes += bytes_of(t for t in self.allocator.state_dict().values() if isinstance(t, torch.Tensor))
         self.after_step = getattr(task, "after_step", None)
-        self.draw = getattr(task, "draw", None)
         self.kept = getattr(task, "kept", nullcontext)
         self.metrics: Metrics | None = None
 
@@ -133,7 +132,8 @@ class Training:
             self.metrics.close()
             self.draw_selection()
             with self.kept(self.model):
-                result = write_result(self.folder, self.recipe, self.accelerator.unwrap_model(self.wrapped), result)
+                model = self.accelerator.unwrap_model(self.wrapped)
+                result = write_result(self.folder, self.recipe, model, result, self.describe)
         self.accelerator.wait_for_everyone()
         self.accelerator.end_training()
         return result
@@ -146,19 +146,18 @@ class Training:
         except ValueError as error:
             self.progress.say(f"warning: no picture of what was chosen to train: {error}")
 
+    def describe(self, result: dict[str, Any]) -> None:
+        """Write the run's page and card, if the task says how its result is used."""
+        if hasattr(self.task, "usage"):
+            from peft_runs.run_page import write_page
+
+            write_page(self.folder, self.recipe, self.task, result)
+
     def draw_samples(self, step: int) -> None:
         """The task's picture of how far the training is after `step` steps, if it has one."""
-        if self.draw is None or not self.accelerator.is_main_process:
-            return
-        self.progress.show("draw samples", 0, 1)
-        self.model.eval()
-        with torch.no_grad(), self.accelerator.autocast():
-            picture = self.draw(self.model)
-        training_mode(self.model, self.recipe.method.name is not None)
-        if picture is not None:
-            self.folder.samples.mkdir(exist_ok=True)
-            with whole_file(self.folder.samples / f"step-{step:08d}.png") as aside:
-                picture.save(aside)
+        if hasattr(self.task, "draw") and self.accelerator.is_main_process:
+            draw_samples(self.task, self.model, self.folder, step, self.accelerator)
+            training_mode(self.model, self.recipe.method.name is not None)
 
     def restore(self) -> State:
         """The last checkpoint of this run, put into model and optimiser.

@@ -77,6 +77,12 @@ def denoising_loss(predict: Predict, scheduler: DDIMScheduler, latents: Tensor, 
     return (errors * step_weights(scheduler, timesteps, gamma)).mean()
 
 
+def explained(sums: dict[str, Tensor]) -> dict[str, float]:
+    """From sums of `error`, `target` (squares) and `count`: the explained share of the squares, and the loss."""
+    error, target = sums["error"].item(), sums["target"].item()
+    return {"explained": 1 - error / target, "loss": error / sums["count"].item()}
+
+
 @contextmanager
 def fixed_draws(*words: int) -> Iterator[None]:
     """Random numbers that depend on the words alone; the generators go on afterwards as if nothing had been drawn."""

@@ -12,6 +12,7 @@ from diffusion_peft.data.emoji import Part
 from diffusion_peft.data.latents import LatentPictures
 from diffusion_peft.tasks.denoising import (
     denoising_loss,
+    explained,
     fixed_draws,
     make_scheduler,
     spread_timesteps,
@@ -122,8 +123,7 @@ class LatentDiffusion:
 
     def figures(self, sums: dict[str, Tensor]) -> dict[str, float]:
         """`explained` share of the target's squares, and `loss`, the mean squared error over all levels of noise."""
-        error, target = sums["error"].item(), sums["target"].item()
-        return {"explained": 1 - error / target, "loss": error / sums["count"].item()}
+        return explained(sums)
 
     def head(self, model: nn.Module) -> list[str]:
         """Nothing that every adaptation trains anew."""

@@ -21,11 +21,12 @@ from diffusion_peft.data.open import open_pictures
 from diffusion_peft.pipelines.kinds import Given, Kind, kind_of
 from diffusion_peft.pipelines.opening import open_pipeline, picture_size
 from diffusion_peft.pipelines.sampling import Sampling, grid, sample
-from diffusion_peft.tasks.denoising import Averaged, fixed_draws
+from diffusion_peft.tasks.denoising import Averaged, explained, fixed_draws
 from diffusion_peft.tasks.encoded import Captions, fingerprint, latent_moments, modules_of, on_device
 from diffusion_peft.tasks.objectives import Objective, objective_of
 from diffusion_peft.tasks.prior import class_pictures
 from diffusion_peft.tasks.tuning_spec import TuningData, TuningSpec
+from diffusion_peft.tasks.usage import usage
 from peft_kernels.data_errors import DataError
 
 JUDGED = 64  # errors that a judgement stands on at least, whatever the number of test pictures
@@ -217,12 +218,27 @@ class PipelineTuning:
 
     def figures(self, sums: dict[str, Tensor]) -> dict[str, float]:
         """`explained` share of the target's squares, and `loss`, the mean squared error over all levels of noise."""
-        error, target = sums["error"].item(), sums["target"].item()
-        return {"explained": 1 - error / target, "loss": error / sums["count"].item()}
+        return explained(sums)
 
     def head(self, model: nn.Module) -> list[str]:
         """Nothing that every adaptation trains anew."""
         return []
+
+    def prompts(self) -> tuple[str, ...]:
+        return self.model_settings.samples.prompts
+
+    def about(self) -> dict[str, str]:
+        """What was tuned to what, in words."""
+        data, train = self.data, self.encoded["train"]
+        judged = f"the last {data.test_size} judge" if data.test_size else "they judge, too"
+        return {
+            "Pipeline": f"{self.model_settings.pipeline}, its {self.kind.part} ({type(self.kind.denoiser).__name__})",
+            "Pictures": f"{len(train):,} of {data.name}, {self.size} pixels; {judged}",
+        }
+
+    def usage(self, method: str | None) -> str:
+        """Python that puts the run's `adapter` folder, named FOLDER, on the pipeline."""
+        return usage(self.model_settings.pipeline, self.kind.part, method)
 
     def draw(self, model: nn.Module) -> Image.Image | None:
         """The prompts of the recipe, a row each, with its seeds; None where there are none."""
