@@ -5,7 +5,7 @@ import json
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from peft_kernels.archive import Archive
 from peft_kernels.data_errors import DataError
@@ -47,12 +47,21 @@ class CaptionedFolder:
         Raises:
             DataError: it is missing or cannot be decoded; the message names the file.
         """
-        name = str(self.place / self.rows[index]["file_name"])
-        data = self.archive.read(name)
-        try:
-            return Image.open(io.BytesIO(data)).convert("RGBA")
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise DataError(f"{self.archive.root / name} is not a readable picture: {error}") from None
+        return decoded(self.archive, str(self.place / self.rows[index]["file_name"]))
+
+
+def decoded(archive: Archive, name: str) -> Image.Image:
+    """A picture of an archive, in RGBA.
+
+    Raises:
+        DataError: it is missing or cannot be decoded; the message names the file.
+    """
+    data = archive.read(name)
+    try:
+        return Image.open(io.BytesIO(data)).convert("RGBA")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        reason = "its format is unknown" if isinstance(error, UnidentifiedImageError) else error
+        raise DataError(f"{archive.root / name} is not a readable picture: {reason}") from None
 
 
 def _zip_or_folder(root: Path) -> Path:

@@ -1,11 +1,10 @@
 """A user's pictures: an imagefolder with captions in its `metadata.jsonl`, or any folder of pictures and one prompt."""
 
-import io
 from pathlib import Path, PurePosixPath
 
 from PIL import Image
 
-from diffusion_peft.data.captioned import METADATA, CaptionedFolder
+from diffusion_peft.data.captioned import METADATA, CaptionedFolder, decoded
 from diffusion_peft.data.drawn import Drawn, Key
 from peft_kernels.archive import Archive
 from peft_kernels.data_errors import DataError
@@ -55,12 +54,7 @@ class FolderPictures:
             DataError: the picture is missing, broken or too small; the message names the file.
         """
         name = self.names[key[1]]
-        try:
-            picture = Image.open(io.BytesIO(self.archive.read(name))).convert("RGBA")
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            if isinstance(error, DataError):
-                raise
-            raise DataError(f"{self.root / name} is not a readable picture: {error}") from None
+        picture = decoded(self.archive, name)
         if min(picture.size) < self.least:
             raise DataError(
                 f"{self.root / name} has {picture.width} x {picture.height} pixels, and {self.least} are trained on: "

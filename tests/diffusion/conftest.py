@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.diffusion.command import CAPTIONED, picture
+from tests.diffusion.tiny_pipelines import KINDS, LABELS, save
+
 FAMILIES = 40
 TONED = 3  # the last families come in three tones
 
@@ -48,3 +51,23 @@ def parts(emoji: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     task = Autoencoding(spec, DataSpec(root=str(emoji / "folder"), size=32, words=8), seed=0)
     task.write(task.build_model(), folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def captioned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight pictures with captions that also are classes."""
+    root = tmp_path_factory.mktemp("captioned")
+    rows = [{"file_name": f"{number}.png", "text": LABELS[number % 3], "said": "a star"} for number in range(CAPTIONED)]
+    for number, row in enumerate(rows):
+        picture(number).save(root / row["file_name"])
+    (root / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    return root
+
+
+@pytest.fixture(scope="session")
+def pipelines(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a pipeline of every kind."""
+    root = tmp_path_factory.mktemp("pipelines")
+    for kind in KINDS:
+        save(kind, root / kind)
+    return root

@@ -78,7 +78,7 @@ def test_program_offers_what_it_can_do(capsys: pytest.CaptureFixture[str]) -> No
     said = capsys.readouterr().out
     assert "diffusion-peft" in said
     assert "train" in said
-    assert "merge" not in said
+    assert "benchmark" not in said
     code, _, error = here(capsys, "trian")
     assert code == 2
     assert "did you mean 'train'" in error

@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from peft_runs.commands import main
 from peft_runs.families import VISION
 
 PROGRAM = Path(sys.executable).with_name("vision-peft")
+DIFFUSION_PROGRAM = PROGRAM.with_name("diffusion-peft")
 # Six steps of an untrained model on few digits: seconds, and everything that a long run does.
 SMALL = (
     *("--recipe", "digits", "--model.pretrained", "false", "--data.train_size", "60", "--optim.batch_size", "20"),
@@ -20,11 +23,33 @@ SMALL = (
 )
 
 
-def process(*words: object, before: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+def process(*words: object, before: tuple[str, ...] = (), program: Path = PROGRAM) -> subprocess.CompletedProcess[str]:
     """Run the installed command to its end, one thread a process."""
     return subprocess.run(
-        [*before, str(PROGRAM), *map(str, words)], capture_output=True, text=True, env=one_thread(), timeout=300
+        [*before, str(program), *map(str, words)], capture_output=True, text=True, env=one_thread(), timeout=300
     )
+
+
+def killed_at(step: int, *words: object, program: Path = PROGRAM) -> None:
+    """Start a command and kill it and its workers once its metrics hold `step` steps."""
+    folder = Path(str(words[words.index("--out") + 1]))
+    running = subprocess.Popen(
+        [str(program), *map(str, words)], env=one_thread(), start_new_session=True, stdout=subprocess.DEVNULL
+    )
+    metrics = folder / "metrics.jsonl"
+    while running.poll() is None:
+        if metrics.exists() and sum(line["kind"] == "step" for line in whole(metrics)) >= step:
+            break
+        time.sleep(0.01)
+    assert running.poll() is None, "the run ended before it could be killed"
+    os.killpg(running.pid, signal.SIGKILL)
+    running.wait()
+
+
+def whole(metrics: Path) -> list[dict[str, Any]]:
+    """The lines of a file that is still written to."""
+    text = metrics.read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
 
 def one_thread() -> dict[str, str]:

@@ -1,16 +1,11 @@
 """A run that was killed and resumed ends as the run that was not."""
 
-import json
-import os
 import random
-import signal
-import subprocess
-import time
 from pathlib import Path
 
 import pytest
 
-from tests.runs.command import PROGRAM, SMALL, lines, one_thread, process, result
+from tests.runs.command import SMALL, killed_at, lines, process, result
 
 VARIED = (
     *("--model.drop_path_rate", "0.1", "--data.variation.crop_padding", "2", "--data.variation.random_erase", "0.5"),
@@ -25,28 +20,6 @@ METHODS = {
         *("--method.num_batches", "2", "--method.batch_size", "10"),
     ),
 }
-
-
-def killed_at(step: int, *words: object) -> None:
-    """Start a command and kill it and its workers once its metrics hold `step` steps."""
-    folder = Path(str(words[words.index("--out") + 1]))
-    running = subprocess.Popen(
-        [str(PROGRAM), *map(str, words)], env=one_thread(), start_new_session=True, stdout=subprocess.DEVNULL
-    )
-    metrics = folder / "metrics.jsonl"
-    while running.poll() is None:
-        if metrics.exists() and sum(line["kind"] == "step" for line in whole(metrics)) >= step:
-            break
-        time.sleep(0.01)
-    assert running.poll() is None, "the run ended before it could be killed"
-    os.killpg(running.pid, signal.SIGKILL)
-    running.wait()
-
-
-def whole(metrics: Path) -> list[dict]:
-    """The lines of a file that is still written to."""
-    text = metrics.read_text(encoding="utf-8")
-    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
 
 @pytest.mark.parametrize("method", METHODS)
