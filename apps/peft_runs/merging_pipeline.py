@@ -1,5 +1,6 @@
 """Merge adapters into a pipeline: a folder that diffusers loads by itself, with the outputs of the adapted one."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +10,8 @@ import torch
 from torch import Tensor
 
 from diffusion_peft.pipelines.kinds import Kind, kind_of
-from diffusion_peft.pipelines.opening import DTYPES, open_pipeline, without_noise
-from peft_runs.durable import whole_folder
+from diffusion_peft.pipelines.opening import DTYPES, INDEX, open_pipeline, read_index, without_noise
+from peft_runs.durable import whole_folder, write_json
 from peft_runs.errors import RunError, UsageError
 from peft_runs.merging import check_keys, merged_model
 from peft_runs.put_on import Weighed, base_of, put_on
@@ -65,11 +66,21 @@ def merge_pipeline(
     with whole_folder(out) as aside:
         with without_noise():
             pipeline.to(DTYPES[dtype]).save_pretrained(aside, safe_serialization=True)
+            write_json(aside / INDEX, read_index(name))  # of the same parts; diffusers leaves a DiT's labels out
+            forget_places(aside)
             plain = type(merged).from_pretrained(aside / kind.part, dtype=torch.float32).eval()
         found = known.of(kind, plain)
         if not torch.isfinite(found).all():
             raise RunError(f"the merged pipeline's outputs hold NaN or infinity in {dtype}; nothing was written")
     return MergedPipeline(name, kind.part, (found - wanted).abs().max().item(), wanted.abs().max().item())
+
+
+def forget_places(folder: Path) -> None:
+    """Take out where on this machine the base lay, which diffusers writes down."""
+    for path in folder.rglob("*.json"):
+        known = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(known, dict) and known.pop("_name_or_path", None) is not None:
+            path.write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
 
 
 @dataclass(frozen=True)

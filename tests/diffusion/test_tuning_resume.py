@@ -2,19 +2,22 @@
 
 from pathlib import Path
 
-from tests.diffusion.command import tuned
+import pytest
+
+from tests.diffusion.command import here, tuned
 from tests.runs.command import DIFFUSION_PROGRAM, killed_at, lines, process, result
 
 
-def test_killed_run_ends_bit_equal(pipelines: Path, captioned: Path, tmp_path: Path) -> None:
+def test_killed_run_ends_bit_equal(
+    pipelines: Path, captioned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     varied = (
         *("--run.epochs", "6", "--run.checkpoint_steps", "3", "--run.evaluate_epochs", "6"),
         *("--data.prior.prompt", "a star", "--data.prior.count", "4", "--data.prior.steps", "1", "--data.pool", "3"),
     )
     words = (*tuned(pipelines / "sd1", captioned), *varied)
     unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
-    whole = process("train", *words, "--out", unbroken, program=DIFFUSION_PROGRAM)
-    assert whole.returncode == 0, whole.stderr
+    assert here(capsys, "train", *words, "--out", unbroken)[0] == 0
     killed_at(10, "train", *words, "--out", broken, program=DIFFUSION_PROGRAM)
     assert not (broken / "result.json").exists()
     last = process("train", "--resume", "--out", broken, program=DIFFUSION_PROGRAM)
