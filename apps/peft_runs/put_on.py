@@ -5,13 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from peft import PeftModel
-from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from peft_kernels.adapter_files import find_adapter, read_config
 from peft_kernels.composing import compose
 from peft_kernels.loading import load_adapter
+from peft_kernels.switching import set_adapters
 from peft_runs.adapted import load_adapted
 from peft_runs.errors import UsageError
 from peft_runs.find import load_recipe
@@ -81,34 +80,16 @@ def put_on(model: nn.Module, adapters: Sequence[Weighed]) -> Any:
         return load_adapted(model, adapters[0].folder).eval()
     names = {f"adapter_{number}": adapter for number, adapter in enumerate(adapters)}
     kinds = {type(read_config(find_adapter(adapter.folder).config)) for adapter in adapters}
-    if len(kinds) > 1:
-        try:
-            adapted: PeftModel = compose(model, {name: a.folder for name, a in names.items()}, is_trainable=False)
-        except ValueError as error:
-            if hasattr(error, "exit_code"):
-                raise
-            raise UsageError(f"these adapters cannot be put together: {error}") from None
-    else:
-        adapted = model  # type: ignore[assignment]
-        for name, adapter in names.items():
-            adapted = load_adapter(adapted, adapter.folder, name)
-        if len(names) > 1:
-            adapted.base_model.set_adapter(list(names), inference_mode=True)  # type: ignore[operator]
-    for name, adapter in names.items():
-        weigh(adapted, name, adapter.weight)
+    adapted: Any = model
+    try:
+        if len(kinds) > 1:
+            adapted = compose(model, {name: adapter.folder for name, adapter in names.items()}, is_trainable=False)
+        else:
+            for name, adapter in names.items():
+                adapted = load_adapter(adapted, adapter.folder, name)
+        set_adapters(adapted, list(names), [adapter.weight for adapter in adapters])
+    except ValueError as error:
+        if hasattr(error, "exit_code"):
+            raise
+        raise UsageError(f"these adapters cannot be put on together: {error}") from None
     return adapted.eval()
-
-
-def weigh(model: nn.Module, name: str, weight: float) -> None:
-    """Set an adapter's weight.
-
-    Raises:
-        UsageError: its method has none, and another than 1 is asked for.
-    """
-    if weight == 1:
-        return
-    layers: list[Any] = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
-    for layer in layers:
-        if not hasattr(layer, "set_scale"):
-            raise UsageError(f"{type(layer).__name__} of PEFT knows no weights: leave it at 1")
-        layer.set_scale(name, weight)

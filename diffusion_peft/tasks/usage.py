@@ -13,7 +13,7 @@ def usage(pipeline: str, part: str, method: str | None) -> str:
     place = f'dp.pretrained("{pipeline}")' if pipeline in NAMES else f'"{pipeline}"'
     lines.append(f"pipeline = DiffusionPipeline.from_pretrained({place})")
     if method:
-        lines.append(f'dp.load_adapter(pipeline.{part}, "FOLDER")')
+        lines.append('dp.load_adapter(pipeline, "FOLDER")')
     else:
         lines.append(f'pipeline.{part}.load_state_dict(load_file("FOLDER/model.safetensors"))')
     return "\n".join(lines) + "\n"
