@@ -54,11 +54,19 @@ class FolderPictures:
             DataError: the picture is missing, broken or too small; the message names the file.
         """
         name = self.names[key[1]]
-        picture = decoded(self.archive, name)
-        if min(picture.size) < self.least:
-            raise DataError(
-                f"{self.root / name} has {picture.width} x {picture.height} pixels, and {self.least} are trained on: "
-                "leave it out, lower --data.size, or add --data.enlarge true"
-            )
-        ground = Image.new("RGBA", picture.size, "white")
-        return Drawn(Image.alpha_composite(ground, picture).convert("RGB"), self.captions[key[1]], None)
+        image = on_white(decoded(self.archive, name), str(self.root / name), self.least)
+        return Drawn(image, self.captions[key[1]], None)
+
+
+def on_white(picture: Image.Image, source: str, least: int) -> Image.Image:
+    """An RGBA picture as RGB.
+
+    Raises:
+        DataError: its shorter side has fewer than `least` pixels.
+    """
+    if min(picture.size) < least:
+        raise DataError(
+            f"{source} has {picture.width} x {picture.height} pixels, and {least} are trained on: leave it out, lower "
+            "--data.size, or add --data.enlarge true"
+        )
+    return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")

@@ -4,16 +4,18 @@ from pathlib import Path
 
 from diffusion_peft.data.folder import FolderPictures
 from diffusion_peft.data.framing import Pictures
+from diffusion_peft.data.hub import HubPictures
 from peft_kernels.data_errors import UnknownNameError, unknown
 
 NAMES = ("folder",)
+HUB = "hfds/"  # as timm calls it
 
 
 def open_pictures(name: str, root: str | None, column: str, prompt: str | None, least: int, size: int) -> Pictures:
     """The pictures that `name` names, with `prompt` as the caption of all, if given.
 
     Args:
-        name: `folder`, a folder or zip at `root`.
+        name: `folder`, a folder or zip at `root`, or `hfds/NAME` of `datasets`.
         root: where the pictures lie.
         column: of the captions.
         prompt: one caption for all.
@@ -24,6 +26,8 @@ def open_pictures(name: str, root: str | None, column: str, prompt: str | None, 
         UnknownNameError: there is no such data; the nearest is told.
         DataError: they are not there, not readable, or have no captions.
     """
+    if name.startswith(HUB):
+        return HubPictures(name.removeprefix(HUB), root, column, prompt, least)
     if name not in NAMES:
         raise unknown("data", name, NAMES)
     if root is None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from accelerate import PartialState
 from PIL import Image
 from torch import Tensor, nn
 
@@ -83,7 +84,8 @@ class PipelineTuning:
         """The latents of one part, and the table of its captions."""
         if part not in self.encoded:
             words = [""]
-            self.encoded[part] = self.latents_of(part, words)
+            with PartialState().main_process_first():  # others read what the first has written
+                self.encoded[part] = self.latents_of(part, words)
             self.tables[part] = self.captions.rows(words)
         return self.encoded[part]
 

@@ -108,7 +108,8 @@ class TuningData:
     """Captioned pictures.
 
     Attributes:
-        name: `folder` (at `root`), or a set that the project draws itself.
+        name: `folder` (at `root`), `hfds/NAME` (a dataset of the hub, `root` its `data_dir`), or a set that the project
+            draws itself.
         root: folder or zip of pictures, with captions in its `metadata.jsonl`.
         column: of the captions there.
         prompt: one caption for all pictures, instead of theirs.

@@ -13,6 +13,7 @@ from diffusion_peft.data.drawn import DrawnPictures
 from diffusion_peft.data.emoji import Emoji, said_in_words
 from diffusion_peft.data.groups import GROUPS, group_of
 from diffusion_peft.data.latents import LatentPictures
+from diffusion_peft.data.open import open_pictures
 from diffusion_peft.data.palette import COLORS, readable_on
 from diffusion_peft.data.words import Word, draw_word
 from peft_kernels.data_errors import DataError
@@ -135,3 +136,21 @@ def test_data_that_are_not_there_are_named(tmp_path: Path) -> None:
     Image.new("RGB", (4, 4)).save(tmp_path.parent / "a.png")
     with pytest.raises(DataError, match="outside"):
         CaptionedFolder(tmp_path).picture(0)
+
+
+def test_datasets_bring_captioned_pictures(captioned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path)
+    own = open_pictures("folder", str(captioned), "said", None, 1, 16)
+    loaded = open_pictures("hfds/imagefolder", str(captioned), "said", None, 1, 16)
+    assert len(own) == len(loaded)
+    for index in range(len(own)):
+        one, other = own.drawn((0, index)), loaded.drawn((0, index))
+        assert one.caption == other.caption == "a star"
+        assert one.image.tobytes() == other.image.tobytes()
+    assert open_pictures("hfds/imagefolder", str(captioned), "said", "x", 1, 16).drawn((0, 0)).caption == "x"
+    with pytest.raises(DataError, match=r"has no column 'sayd' \(did you mean 'said'\?\)"):
+        open_pictures("hfds/imagefolder", str(captioned), "sayd", None, 1, 16)
+    with pytest.raises(DataError, match="picture 0 of the dataset imagefolder has 24 x 20 pixels, and 64"):
+        open_pictures("hfds/imagefolder", str(captioned), "said", None, 64, 64).drawn((0, 0))
+    with pytest.raises(DataError, match="cannot be loaded"):
+        open_pictures("hfds/imagefolder", str(tmp_path / "nowhere"), "said", None, 1, 16)

@@ -241,3 +241,19 @@ def test_half_of_the_samples_preserve_the_class(pipelines: Path, captioned: Path
     assert len(samples) == 2 * CAPTIONED
     assert [sample["weight"].item() for sample in samples] == [1.0, 0.25] * CAPTIONED
     assert [said[sample["caption"]] for sample in samples] == ["zq", "a star"] * CAPTIONED
+
+
+def test_recomputed_and_half_precision_steps_end_alike(
+    runs: dict[str, Path], pipelines: Path, captioned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, more in {
+        "recomputed": ("--run.gradient_checkpointing", "true"),
+        "half": ("--model.dtype", "bfloat16"),
+    }.items():
+        given = (*tuned(pipelines / "sd1", captioned), "--model.samples.prompts", "[]", *more)
+        assert here(capsys, "train", *given, "--out", tmp_path / name)[0] == 0
+    whole = result(runs["sd1"])
+    assert result(tmp_path / "recomputed")["loss"] == pytest.approx(whole["loss"], rel=1e-6)
+    assert result(tmp_path / "half")["loss"] == pytest.approx(whole["loss"], rel=0.02)
+    saved = load_file(tmp_path / "half" / "adapter" / "adapter_model.safetensors")
+    assert {tensor.dtype for tensor in saved.values()} == {torch.float32}
