@@ -66,7 +66,7 @@ def modules_of(pipeline: Any) -> list[nn.Module]:
 @contextmanager
 def on_device(*modules: nn.Module) -> Iterator[torch.device]:
     """Within the block modules are on the device that the process computes on; afterwards where they were."""
-    device = PartialState().device
+    device: Any = PartialState().device
     places = [(module, next(module.parameters()).device) for module in modules]
     try:
         for module, _ in places:

@@ -68,7 +68,7 @@ class Denoising:
 class FlowMatching:
     """Levels σ of the scheduler, shifted as it has them."""
 
-    scheduler: FlowMatchEulerDiscreteScheduler
+    scheduler: Any
     sampling: FlowSampling = "logit_normal"
 
     def random(self, latents: Tensor) -> Tensor:

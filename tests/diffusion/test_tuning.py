@@ -132,7 +132,7 @@ def test_latents_are_the_posterior_in_the_denoisers_scale(pipelines: Path, capti
 def perfect(kind: str, latents: torch.Tensor) -> tuple[Any, Any]:
     """The kind's objective, and a prediction that knows the latents."""
     pipeline = KINDS[kind]()
-    objective = objective_of(pipeline.scheduler, None, None, "logit_normal", kind)  # type: ignore[attr-defined]
+    objective: Any = objective_of(pipeline.scheduler, None, None, "logit_normal", kind)  # type: ignore[attr-defined]
 
     def predict(noised: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
         if kind in ("sd3", "flux"):

@@ -54,11 +54,14 @@ BETAS: dict[str, Any] = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedul
 
 def autoencoder(**more: Any) -> AutoencoderKL:
     """Pictures of 16 pixels to 8 × 8 latents."""
+    levels: dict[str, Any] = {
+        "block_out_channels": (8, 8),
+        "down_block_types": ("DownEncoderBlock2D",) * 2,
+        "up_block_types": ("UpDecoderBlock2D",) * 2,
+    }
     return AutoencoderKL(
-        block_out_channels=(8, 8),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        latent_channels=more.pop("latent_channels", LATENTS),
+        **levels,
+        latent_channels=LATENTS,
         norm_num_groups=4,
         sample_size=SIZE,
         **more,
@@ -77,7 +80,7 @@ def t5_tokenizer() -> T5Tokenizer:
 
 
 def clip(kind: type[CLIPTextModel] | type[CLIPTextModelWithProjection], **more: Any) -> Any:
-    tokenizer = clip_tokenizer()
+    tokenizer: Any = clip_tokenizer()
     config = CLIPTextConfig(
         vocab_size=len(tokenizer),
         hidden_size=WIDTH,
@@ -121,7 +124,7 @@ def stable_diffusion(scheduler: Any = None, **more: Any) -> DiffusionPipeline:
         text_encoder=clip(CLIPTextModel),
         tokenizer=clip_tokenizer(),
         unet=unet(**more),
-        scheduler=scheduler or PNDMScheduler(skip_prk_steps=True, steps_offset=1, **BETAS),
+        scheduler=scheduler or PNDMScheduler(skip_prk_steps=True, steps_offset=1, **BETAS),  # type: ignore[arg-type]
         safety_checker=None,  # type: ignore[arg-type]
         feature_extractor=None,  # type: ignore[arg-type]
         requires_safety_checker=False,
@@ -147,7 +150,7 @@ def stable_diffusion_xl() -> DiffusionPipeline:
             addition_time_embed_dim=8,
             projection_class_embeddings_input_dim=6 * 8 + WIDTH,
         ),
-        scheduler=EulerDiscreteScheduler(**BETAS),
+        scheduler=EulerDiscreteScheduler(**BETAS),  # type: ignore[arg-type]
         add_watermarker=False,
     )
 
