@@ -71,7 +71,15 @@ def default_folder() -> Path:
 def summary(folder: RunFolder) -> str:
     """The figures a person looks for first."""
     result = folder.read_result()
-    names = ("accuracy", "loss", "trainable_parameters", "step_seconds_median", "peak_bytes", "adapter_bytes")
+    names = (
+        "accuracy",
+        "explained",
+        "loss",
+        "trainable_parameters",
+        "step_seconds_median",
+        "peak_bytes",
+        "adapter_bytes",
+    )
     return ", ".join(
         f"{name.replace('_', ' ')} {result[name]:.4g}"
         if isinstance(result[name], float)

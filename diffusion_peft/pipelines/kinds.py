@@ -21,8 +21,11 @@ class Kind:
     pipelines: ClassVar[tuple[str, ...]]
     part: ClassVar[str] = "unet"
     text: ClassVar[tuple[str, ...]] = ("text_encoder", "tokenizer")
+    limited: ClassVar[bool] = False  # whether the number of tokens can be chosen
 
     def __init__(self, pipeline: Any, max_tokens: int | None = None):
+        if max_tokens is not None and not self.limited:
+            raise DataError(f"a {type(pipeline).__name__} has no choice of tokens: leave model.max_tokens null")
         self.pipeline = pipeline
         self.max_tokens = max_tokens
         self.dtype: torch.dtype = self.denoiser.dtype  # of the frozen weights: an adapter's may be of another
@@ -56,6 +59,24 @@ class Kind:
     def sized(self, size: int) -> dict[str, Any]:
         """How the pipeline is told the pictures' size."""
         return {"height": size, "width": size}
+
+    def check_size(self, size: int) -> None:
+        """Raise where the denoiser takes no pictures of this size.
+
+        Raises:
+            DataError: it does not; what it takes is told.
+        """
+        self.sized(size)
+        step = 2 ** (len(self.pipeline.vae.config.block_out_channels) - 1) * self.patch
+        if size % step:
+            raise DataError(
+                f"pictures of a {type(self.pipeline).__name__} have a multiple of {step} pixels, not {size}"
+            )
+
+    @property
+    def patch(self) -> int:
+        """Latents along a side of what the denoiser takes as one."""
+        return int(self.denoiser.config.get("patch_size") or 1)
 
     def release_text(self) -> None:
         """Give the memory of what encodes captions back."""
@@ -156,6 +177,7 @@ class PixArt(Kind):
 
     pipelines = ("PixArtAlphaPipeline", "PixArtSigmaPipeline")
     part = "transformer"
+    limited = True
 
     def encode(self, captions: list[str], device: torch.device) -> Given:
         text, mask, _, _ = self.pipeline.encode_prompt(captions, False, device=device, **self.longest)
@@ -192,6 +214,7 @@ class StableDiffusion3(Kind):
 
     pipelines = ("StableDiffusion3Pipeline",)
     part = "transformer"
+    limited = True
     text = tuple(f"{part}{end}" for part in ("text_encoder", "tokenizer") for end in ("", "_2", "_3"))
 
     def encode(self, captions: list[str], device: torch.device) -> Given:
@@ -222,6 +245,8 @@ class Flux(Kind):
 
     pipelines = ("FluxPipeline",)
     part = "transformer"
+    limited = True
+    patch = 2
     text = ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
 
     def encode(self, captions: list[str], device: torch.device) -> Given:

@@ -10,6 +10,7 @@ from accelerate import PartialState
 from torch import Tensor, nn
 
 from diffusion_peft.pipelines.kinds import Given, Kind
+from peft_kernels.data_errors import DataError
 
 
 class Captions:
@@ -44,10 +45,16 @@ def latent_moments(vae: Any, images: Tensor) -> Tensor:
     """Mean and deviation of the latents of pictures `[N, 3, H, W]`, scaled as a denoiser takes them, `[N, 2C, h, w]`.
 
     Both are kept, so that every epoch draws its own sample.
+
+    Raises:
+        DataError: they hold NaN or infinity.
     """
     found = vae.encode(images.to(vae.device, vae.dtype)).latent_dist
     factor, shift = vae.config.scaling_factor, vae.config.get("shift_factor") or 0.0
-    return torch.cat([(found.mean - shift) * factor, found.std * factor], 1).float()
+    moments = torch.cat([(found.mean - shift) * factor, found.std * factor], 1).float()
+    if not torch.isfinite(moments).all():
+        raise DataError(f"the autoencoder makes NaN or infinity of pictures in {vae.dtype}: choose another model.dtype")
+    return moments
 
 
 def fingerprint(model: nn.Module) -> str:
@@ -61,6 +68,18 @@ def fingerprint(model: nn.Module) -> str:
 def modules_of(pipeline: Any) -> list[nn.Module]:
     """The parts of a pipeline that have weights."""
     return [part for part in pipeline.components.values() if isinstance(part, nn.Module)]
+
+
+@contextmanager
+def upcast(vae: Any) -> Iterator[None]:
+    """Within the block an autoencoder that overflows in float16, as its configuration says of itself, is in float32."""
+    dtype = vae.dtype
+    if dtype == torch.float16 and vae.config.get("force_upcast"):
+        vae.float()
+    try:
+        yield
+    finally:
+        vae.to(dtype)
 
 
 @contextmanager

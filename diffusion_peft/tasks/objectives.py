@@ -120,6 +120,8 @@ def objective_of(
             f"the prediction type {wanted!r} does not suit the {type(scheduler).__name__} of {source}, which is "
             f"{'for flow matching' if flows else 'not for flow matching'}: leave model.prediction_type null"
         )
+    if not flows and "beta_schedule" not in scheduler.config:
+        raise DataError(f"the {type(scheduler).__name__} of {source} has no noise schedule that could be trained on")
     if flows:
         if gamma is not None:
             raise DataError(f"model.snr_gamma is for noise schedules, and {source} matches flows: leave it null")

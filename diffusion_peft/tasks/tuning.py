@@ -23,7 +23,7 @@ from diffusion_peft.pipelines.kinds import Given, Kind, kind_of
 from diffusion_peft.pipelines.opening import open_pipeline, picture_size
 from diffusion_peft.pipelines.sampling import Sampling, grid, sample
 from diffusion_peft.tasks.denoising import Averaged, explained, fixed_draws
-from diffusion_peft.tasks.encoded import Captions, fingerprint, latent_moments, modules_of, on_device
+from diffusion_peft.tasks.encoded import Captions, fingerprint, latent_moments, modules_of, on_device, upcast
 from diffusion_peft.tasks.objectives import Objective, objective_of
 from diffusion_peft.tasks.prior import class_pictures
 from diffusion_peft.tasks.tuning_spec import TuningData, TuningSpec
@@ -71,6 +71,7 @@ class PipelineTuning:
             pipeline.scheduler, spec.prediction_type, spec.snr_gamma, spec.flow_sampling, spec.pipeline
         )
         self.size = self.data.size or picture_size(pipeline)
+        self.kind.check_size(self.size)
         return self.kind.denoiser
 
     # --- data ----------------------------------------------------------------------------------------------------
@@ -100,7 +101,7 @@ class PipelineTuning:
             settings = asdict(replace(data, root=None, cache=None, prior=replace(data.prior, root=None)))
             about = {**settings, "size": self.size, "part": part, "seed": self.seed, "vae": fingerprint(vae)}
             cache = Path(data.cache).expanduser() / f"tuning_{part}.safetensors"
-        with on_device(vae):
+        with on_device(vae), upcast(vae):
             return LatentPictures(
                 pictures,
                 lambda images: latent_moments(vae, images),

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from diffusers import EDMEulerScheduler
 
 from tests.diffusion.command import here, tuned
 from tests.diffusion.tiny_pipelines import save_without_latents
@@ -25,6 +26,8 @@ REFUSED: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("--method.name", "null", "--model.dtype", "bfloat16"),
         ("would be trained in bfloat16", "model.dtype float32"),
     ),
+    "tokens of CLIP": (("--model.max_tokens", "8"), ("no choice of tokens", "model.max_tokens")),
+    "size between the latents": (("--data.size", "17"), ("multiple of 2 pixels", "17")),
     "dropout": (("--model.caption_dropout", "1"), ("model.caption_dropout", "[0, 1)")),
 }
 
@@ -93,3 +96,16 @@ def test_unknown_classes_name_the_nearest(
     assert code == 2
     assert "'sqare'" in said
     assert "'square'" in said
+
+
+def test_schedulers_without_a_noise_schedule_are_told(
+    pipelines: Path, captioned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    odd = shutil.copytree(pipelines / "sd1", tmp_path / "odd")
+    EDMEulerScheduler().save_pretrained(odd / "scheduler")
+    index = json.loads((odd / "model_index.json").read_text(encoding="utf-8"))
+    index["scheduler"] = ["diffusers", "EDMEulerScheduler"]
+    (odd / "model_index.json").write_text(json.dumps(index), encoding="utf-8")
+    code, _, said = here(capsys, "train", *tuned(odd, captioned), "--out", tmp_path / "run")
+    assert (code, len(said.splitlines())) == (1, 1)
+    assert "EDMEulerScheduler" in said
