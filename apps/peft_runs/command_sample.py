@@ -22,7 +22,14 @@ def run(family: Family, words: list[str]) -> None:
     add = parser.add_argument
     add("--pipeline", help="embedded name, folder, or name of the hub (default: the base that the first adapter names)")
     add("--adapter", action="append", default=[], metavar="FOLDER[:WEIGHT]", help="an adapter's folder, or a run's")
-    add("--prompt", action="append", default=[], help="a caption; for class-conditional pipelines a class")
+    add(
+        "--prompt",
+        "--class",
+        action="append",
+        default=[],
+        dest="prompt",
+        help="a caption, or a class by label or number",
+    )
     add("--negative", default="", help="what guidance leads away from (default: no caption)")
     add("--seeds", type=int, nargs="+", default=[0], help="one picture a prompt for each (default: 0)")
     add("--steps", type=int, default=25, help="of the pipeline's own scheduler (default: 25)")

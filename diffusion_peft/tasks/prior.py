@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from diffusion_peft.data.folder import FolderPictures
+from diffusion_peft.data.framing import Some
 from diffusion_peft.pipelines.kinds import Kind
 from diffusion_peft.pipelines.sampling import Sampling, sample
 from diffusion_peft.tasks.tuning_spec import PriorSpec
@@ -21,7 +22,7 @@ def class_pictures(
     about: str,
     batch: int,
     told: Callable[[str, int, int], None] | None = None,
-) -> FolderPictures:
+) -> Some:
     """`spec.count` pictures for `spec.prompt`, the n-th with seed n, in `folder`; `about` tells base and settings.
 
     Raises:
@@ -48,4 +49,4 @@ def class_pictures(
             os.replace(aside, names[seed])
         if told is not None:
             told("draw the class", begin + len(seeds), len(missing))
-    return FolderPictures(folder, prompt=spec.prompt)
+    return Some(FolderPictures(folder, prompt=spec.prompt), range(spec.count))  # there may be more from another run

@@ -13,7 +13,7 @@ from PIL import Image
 
 from diffusion_peft.pipelines.opening import open_pipeline, part_of
 from peft_kernels.registry import method
-from tests.diffusion.command import here
+from tests.diffusion.command import here, tuned
 from tests.diffusion.tiny_pipelines import KINDS, SIZE
 
 PROMPTS = {"dit": ("star", "2")}
@@ -185,3 +185,23 @@ def test_a_folder_that_exists_is_not_written_into(
         code, _, said = here(capsys, *words, adapter("sd1"), "--out", tmp_path)
         assert code == 2
         assert "exists already" in said
+
+
+def test_whole_trained_denoisers_are_drawn_with_and_written(
+    pipelines: Path, captioned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    start = tuned(pipelines / "sd1", captioned)
+    given = [word for word in zip(start[::2], start[1::2], strict=True) if not word[0].startswith("--method.")]
+    words = [word for pair in given for word in pair]
+    assert here(capsys, "train", *words, "--method.name", "null", "--out", run)[0] == 0
+    assert here(capsys, "merge", run, "--out", tmp_path / "merged")[0] == 0
+    adapted = drawn(capsys, tmp_path / "adapted", "sd1", "--adapter", run)
+    merged = drawn(capsys, tmp_path / "plain", "sd1", "--pipeline", tmp_path / "merged")
+    base = drawn(capsys, tmp_path / "base", "sd1", "--pipeline", pipelines / "sd1")
+    for name, image in merged.items():
+        assert np.abs(image - adapted[name]).max() <= 1
+        assert np.abs(image - base[name]).max() > 1
+    code, _, said = here(capsys, "sample", "--prompt", "x", "--adapter", f"{run}:0.5", "--out", tmp_path / "none")
+    assert code == 2
+    assert "whole model" in said

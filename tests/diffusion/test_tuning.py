@@ -16,7 +16,7 @@ from diffusion_peft.data.folder import FolderPictures
 from diffusion_peft.data.framing import Framed, Framing
 from diffusion_peft.tasks.objectives import objective_of
 from diffusion_peft.tasks.tuning import PipelineTuning
-from diffusion_peft.tasks.tuning_spec import SamplesSpec, TuningData, TuningSpec
+from diffusion_peft.tasks.tuning_spec import PriorSpec, SamplesSpec, TuningData, TuningSpec
 from peft_kernels.loading import load_adapter
 from tests.diffusion.command import CAPTIONED, here, picture, tuned
 from tests.diffusion.tiny_pipelines import KINDS, SIZE
@@ -222,6 +222,8 @@ def test_class_is_drawn_once_and_only_what_is_missing_again(
     assert {path.name: path.read_bytes() for path in kept.glob("*.png")} == drawn
     assert (kept / "00002.png").stat().st_mtime_ns == stamp
     assert result(tmp_path / "one")["loss"] == result(tmp_path / "two")["loss"]
+    fewer = PriorSpec("a star", count=4, steps=2, root=str(kept))
+    assert len(task(pipelines / "sd1", captioned, prompt="a zq star", prior=fewer).prior()) == 4
     code, _, said = here(capsys, "train", *recipe, "--data.prior.prompt", "a cat", "--out", tmp_path / "three")
     assert code == 1
     assert "other pictures of a class" in said
