@@ -2,8 +2,9 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -46,18 +47,15 @@ class LatentPictures(Dataset):
     ):
         self.samples = len(pictures)  # type: ignore[arg-type]
         self.pool = pool
-        mark = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+        mark = mark_of(about)
         if cache is not None and cache.exists():
-            self.tensors, kept = read_cache(cache, mark)
+            self.tensors, kept = read_cache(cache, mark, "latents of other pictures or another autoencoder")
             if words is not None:
                 words[:] = kept
             return
         self.tensors = encode_all(pictures, encode, pool, told, batch)
         if cache is not None:
-            cache.parent.mkdir(parents=True, exist_ok=True)
-            aside = cache.with_name(f".writing-{cache.name}")
-            save_file(self.tensors, aside, {"about": mark, "words": json.dumps(words or [])})
-            aside.replace(cache)
+            write_cache(cache, mark, self.tensors, words or [])
 
     def __len__(self) -> int:
         return self.samples
@@ -70,17 +68,30 @@ class LatentPictures(Dataset):
         }
 
 
-def read_cache(path: Path, mark: str) -> tuple[dict[str, Tensor], list[str]]:
+def mark_of(about: Mapping[str, Any]) -> str:
+    """Tells caches of different things apart."""
+    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+
+
+def write_cache(path: Path, mark: str, tensors: dict[str, Tensor], words: list[str]) -> None:
+    """Keep tensors and the words that they refer to, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".writing-{path.name}")
+    save_file(tensors, aside, {"about": mark, "words": json.dumps(words)})
+    aside.replace(path)
+
+
+def read_cache(path: Path, mark: str, others: str) -> tuple[dict[str, Tensor], list[str]]:
     """The tensors of a cache, and the words that they refer to.
 
     Raises:
-        DataError: it is damaged, or was made from other pictures or another autoencoder.
+        DataError: it is damaged, or has another mark; `others` says what it holds then.
     """
     try:
         with safe_open(path, "pt") as opened:
             metadata = opened.metadata() or {}
             if metadata.get("about") != mark:
-                raise DataError(f"{path} holds latents of other pictures or another autoencoder: delete it to go on")
+                raise DataError(f"{path} holds {others}: delete it to go on")
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (no mapping)
             return tensors, json.loads(metadata.get("words", "[]"))
     except (OSError, SafetensorError) as error:

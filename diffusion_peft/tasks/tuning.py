@@ -66,7 +66,7 @@ class PipelineTuning:
         spec = self.model_settings
         pipeline = open_pipeline(spec.pipeline, spec.dtype)
         self.kind = kind_of(pipeline, spec.max_tokens)
-        self.captions = Captions(self.kind, spec.encode_batch, self.told)
+        self.captions = Captions(self.kind, spec.encode_batch, self.told, self.cache("captions"))
         self.objective = objective_of(
             pipeline.scheduler, spec.prediction_type, spec.snr_gamma, spec.flow_sampling, spec.pipeline
         )
@@ -100,7 +100,7 @@ class PipelineTuning:
         if data.cache is not None:
             settings = asdict(replace(data, root=None, cache=None, prior=replace(data.prior, root=None)))
             about = {**settings, "size": self.size, "part": part, "seed": self.seed, "vae": fingerprint(vae)}
-            cache = Path(data.cache).expanduser() / f"tuning_{part}.safetensors"
+            cache = self.cache(f"tuning_{part}")
         with on_device(vae), upcast(vae):
             return LatentPictures(
                 pictures,
@@ -112,6 +112,10 @@ class PipelineTuning:
                 words,
                 spec.encode_batch,
             )
+
+    def cache(self, name: str) -> Path | None:
+        """The file that keeps what was encoded, if it is to be kept."""
+        return None if self.data.cache is None else Path(self.data.cache).expanduser() / f"{name}.safetensors"
 
     def pictures(self, part: str) -> Pictures:
         """The pictures of one part.

@@ -119,7 +119,7 @@ class TuningData:
         flip: share of the pictures that are mirrored.
         test_size: pictures, the last ones, that are not trained on but judged by; with 0 those trained on are judged.
         pool: epochs whose crops and flips differ; then they come again.
-        cache: folder that keeps the latents for when the run goes on; null encodes them again.
+        cache: folder that keeps latents and encoded captions for when the run goes on; null encodes them again.
         prior: pictures of the subject's class.
     """
 

@@ -10,13 +10,15 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from diffusion_peft.data.folder import FolderPictures
 from diffusion_peft.data.framing import Framed, Framing
+from diffusion_peft.pipelines.unet_kinds import StableDiffusion
 from diffusion_peft.tasks.objectives import objective_of
 from diffusion_peft.tasks.tuning import PipelineTuning
 from diffusion_peft.tasks.tuning_spec import PriorSpec, SamplesSpec, TuningData, TuningSpec
+from peft_kernels.data_errors import DataError
 from peft_kernels.loading import load_adapter
 from tests.diffusion.command import CAPTIONED, here, picture, tuned
 from tests.diffusion.tiny_pipelines import KINDS, SIZE
@@ -176,22 +178,31 @@ def test_predicted_variance_is_left_out(pipelines: Path, captioned: Path) -> Non
     assert torch.equal(predict(latents, torch.tensor([3, 7])), whole[:, :4])
 
 
-def test_cache_holds_latents_and_captions_and_refuses_another_autoencoder(
-    pipelines: Path, captioned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_cache_holds_latents_and_captions_and_refuses_those_of_others(
+    pipelines: Path,
+    captioned: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     first = task(pipelines / "sd1", captioned, cache=str(tmp_path))
     moved = shutil.copytree(captioned, tmp_path / "moved")
     for path in moved.glob("*.png"):
         Image.new("RGB", (SIZE, SIZE)).save(path)  # what is cached is not read again
+    monkeypatch.setattr(StableDiffusion, "encode", None)  # nor is a caption encoded
     again = task(pipelines / "sd1", moved, cache=str(tmp_path))
     for key in ((0, 0), (0, 5)):
         for name, tensor in first.encoded["train"][key].items():
             assert torch.equal(tensor, again.encoded["train"][key][name])
     assert torch.equal(first.tables["train"]["text"], again.tables["train"]["text"])
-    other = ("train", *tuned(pipelines / "sd2", captioned), "--data.cache", tmp_path, "--out", tmp_path / "run")
-    code, _, said = here(capsys, *other, "--data.test_size", "0", "--data.pool", "1", "--data.crop", "center")
-    assert code == 1
-    assert "another autoencoder" in said
+    monkeypatch.undo()
+    for part, others in {"vae": "another autoencoder", "text_encoder": "as another text encoder has them"}.items():
+        changed = shutil.copytree(pipelines / "sd1", tmp_path / part)
+        (file,) = (changed / part).glob("*.safetensors")
+        tensors = load_file(file)
+        save_file({name: tensor + 1e-3 for name, tensor in tensors.items()}, file, {"format": "pt"})
+        with pytest.raises(DataError, match=others):
+            task(changed, captioned, cache=str(tmp_path))
 
 
 def test_class_is_drawn_once_and_only_what_is_missing_again(
