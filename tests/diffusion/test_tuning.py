@@ -15,7 +15,6 @@ from safetensors.torch import load_file, save_file
 from diffusion_peft.data.folder import FolderPictures
 from diffusion_peft.data.framing import Framed, Framing
 from diffusion_peft.pipelines.unet_kinds import StableDiffusion
-from diffusion_peft.tasks.objectives import objective_of
 from diffusion_peft.tasks.tuning import PipelineTuning
 from diffusion_peft.tasks.tuning_spec import PriorSpec, SamplesSpec, TuningData, TuningSpec
 from peft_kernels.data_errors import DataError
@@ -129,41 +128,6 @@ def test_latents_are_the_posterior_in_the_denoisers_scale(pipelines: Path, capti
     torch.testing.assert_close(mean, (wanted.mean[0] - shift) * factor, rtol=2e-3, atol=2e-3)  # kept in float16
     torch.testing.assert_close(deviation, wanted.std[0] * factor, rtol=2e-3, atol=2e-3)
     assert sample["framing"].tolist() == [20, 24, 0, 1, 16, 16]
-
-
-def perfect(kind: str, latents: torch.Tensor) -> tuple[Any, Any]:
-    """The kind's objective, and a prediction that knows the latents."""
-    pipeline = KINDS[kind]()
-    objective: Any = objective_of(pipeline.scheduler, None, None, "logit_normal", kind)  # type: ignore[attr-defined]
-
-    def predict(noised: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
-        if kind in ("sd3", "flux"):
-            level = at.view(-1, 1, 1, 1) / 1000
-            return (noised - latents) / level
-        alpha = objective.scheduler.alphas_cumprod[at].view(-1, 1, 1, 1)
-        noise = (noised - alpha.sqrt() * latents) / (1 - alpha).sqrt()
-        return alpha.sqrt() * noise - (1 - alpha).sqrt() * latents if kind == "sd2" else noise
-
-    return objective, predict
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_perfect_prediction_has_no_error(kind: str) -> None:
-    latents = torch.randn(32, 2, 3, 3)
-    objective, predict = perfect(kind, latents)
-    for timesteps in (objective.random(latents), objective.spread(latents, 1, 3)):
-        assert len(set(timesteps.tolist())) > 16
-        errors, squares = objective.errors(predict, latents, timesteps)
-        assert errors.max() < 1e-5
-        assert squares.min() > 0.1
-    assert torch.equal(objective.weights(timesteps), torch.ones(32))
-
-
-def test_levels_of_the_flow_are_the_schedulers_own() -> None:
-    objective, _ = perfect("sd3", torch.zeros(1))
-    scheduler: Any = KINDS["sd3"]().scheduler  # type: ignore[attr-defined]
-    known = set((scheduler.sigmas[:-1] * 1000).tolist())
-    assert {round(value, 3) for value in objective.random(torch.zeros(99, 1)).tolist()} <= {round(v, 3) for v in known}
 
 
 def test_predicted_variance_is_left_out(pipelines: Path, captioned: Path) -> None:
