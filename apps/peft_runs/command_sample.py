@@ -2,6 +2,7 @@
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from peft_runs.errors import UsageError
 from peft_runs.families import Family
@@ -67,7 +68,7 @@ def run(family: Family, words: list[str]) -> None:
         **{name: getattr(options, name) for name in ("negative", "steps", "guidance", "size", "dtype", "batch")},
         compare_base=options.compare_base,
     )
-    device = PartialState(cpu=options.device == "cpu").device
+    device: Any = PartialState(cpu=options.device == "cpu").device
     with RunProgress() as progress, whole_folder(options.out) as aside:
         draw(asked, aside, device, progress)
     count = len(asked.prompts) * len(asked.seeds)

@@ -60,7 +60,7 @@ def merge_pipeline(
     expected, known = set(kind.denoiser.state_dict()), probe(kind)
     adapted = put_on(kind.denoiser, adapters)
     wanted = known.of(kind, kind.denoiser)
-    merged = adapted if adapters[0].whole else merged_model(adapted)
+    merged: Any = adapted if adapters[0].whole else merged_model(adapted)
     check_keys(set(merged.state_dict()), expected, f"the base's {type(merged).__name__}", "diffusers")
     pipeline.register_modules(**{kind.part: merged})
     with whole_folder(out) as aside:

@@ -131,8 +131,11 @@ class Flux(Kind):
     pipelines = ("FluxPipeline",)
     part = "transformer"
     limited = True
-    patch = 2
     text = ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
+
+    @property
+    def patch(self) -> int:
+        return 2
 
     def encode(self, captions: list[str], device: torch.device) -> Given:
         text, pooled, _ = self.pipeline.encode_prompt(captions, captions, device=device, **self.longest)
