@@ -18,7 +18,7 @@ from diffusion_peft.adapters import (
 )
 from diffusion_peft.denoiser import denoiser
 from diffusion_peft.embedded import pretrained
-from diffusion_peft.methods import DiffFitConfig, position_table
+from diffusion_peft.methods import DiffFitConfig, SaraAllocator, SaraConfig, position_table, sara_counts
 from peft_kernels.adapter_files import AdapterError
 from peft_kernels.composing import compose
 from peft_kernels.data_errors import DataError
@@ -28,6 +28,8 @@ __all__ = [
     "AdapterError",
     "DataError",
     "DiffFitConfig",
+    "SaraAllocator",
+    "SaraConfig",
     "add_adapter",
     "compose",
     "delete_adapters",
@@ -38,6 +40,7 @@ __all__ = [
     "load_adapter",
     "position_table",
     "pretrained",
+    "sara_counts",
     "save_adapter",
     "sensitivity",
     "set_adapters",

@@ -1,5 +1,6 @@
-"""The diffusion methods, one file each; importing this package registers them with PEFT."""
+"""The diffusion methods, one file or folder each; importing this package registers them with PEFT."""
 
 from diffusion_peft.methods.difffit import DiffFitConfig, position_table
+from diffusion_peft.methods.sara import SaraAllocator, SaraConfig, sara_counts
 
-__all__ = ["DiffFitConfig", "position_table"]
+__all__ = ["DiffFitConfig", "SaraAllocator", "SaraConfig", "position_table", "sara_counts"]

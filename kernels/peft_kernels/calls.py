@@ -20,6 +20,11 @@ def get_tensor(module: nn.Module, name: str) -> Tensor | None:
     return getattr(module.get_submodule(path) if path else module, leaf)
 
 
+def flat_name(name: str) -> str:
+    """A dotted tensor name as a key of a `ModuleDict`, which takes no dots."""
+    return name.replace(".", "_")
+
+
 def write_tensor(module: nn.Module, name: str, value: Tensor | None) -> None:
     path, _, leaf = name.rpartition(".")
     owner = module.get_submodule(path) if path else module

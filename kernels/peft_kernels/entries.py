@@ -6,11 +6,16 @@ read into it. Places that nobody has given yet are -1, and running with them is 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+
+from peft_kernels.frozen import frozen_forward, plain_convolution
+from peft_kernels.ops import sparse_conv, sparse_linear
+from peft_kernels.ops.sparse_grad.reference import changed_weight
 
 
 class Entries(nn.Module):
@@ -20,10 +25,13 @@ class Entries(nn.Module):
         count: how many.
         index_limit: size of the tensor; places are flat, row-major and ascending.
         places: where they are; ``None`` if a file will tell.
+        replace: whether the values take the place of the tensor's entries (SaRA) or are added to them (SPT).
 
     Attributes:
         values: trained, float ``[count]``, 0 at the start.
         index: the places, int32 ``[count]``.
+        frozen: which values are not trained any longer, though they stay in force; ``None`` for none. Whoever sets it
+            also keeps the optimiser from moving them, which decay and momentum do without a gradient.
 
     Raises:
         ValueError: the number of places is another, they are out of range, or do not ascend.
@@ -31,11 +39,14 @@ class Entries(nn.Module):
 
     index: Tensor
 
-    def __init__(self, count: int, index_limit: int, places: Int[Tensor, " count"] | None = None) -> None:
+    def __init__(
+        self, count: int, index_limit: int, places: Int[Tensor, " count"] | None = None, replace: bool = False
+    ) -> None:
         super().__init__()
         if index_limit > torch.iinfo(torch.int32).max:
             raise ValueError(f"places are kept in 32 bits; a tensor of {index_limit} entries is too large for them")
-        self.index_limit = index_limit
+        self.index_limit, self.replace = index_limit, replace
+        self.frozen: Bool[Tensor, " count"] | None = None
         self.values = nn.Parameter(torch.zeros(count))
         self.register_buffer("index", torch.full((count,), -1, dtype=torch.int32))
         self.placed = places is not None or count == 0
@@ -65,10 +76,65 @@ class Entries(nn.Module):
             self.placed = True
         return self.index
 
+    def in_force(self) -> Float[Tensor, " count"]:
+        """The values; no gradient reaches the frozen ones."""
+        if self.frozen is None:
+            return self.values
+        return torch.where(self.frozen.to(self.values.device), self.values.detach(), self.values)
+
+    def summands(self, tensor: Float[Tensor, "*shape"]) -> Float[Tensor, " count"]:
+        """What is added to the tensor's entries."""
+        if not self.replace:
+            return self.in_force()
+        return self.in_force() - tensor.detach().reshape(-1).index_select(0, self.places())
+
     def summand(self, tensor: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        """Zeros of the tensor's shape with the values at their places, in the values' dtype."""
+        """Zeros of the tensor's shape with the `summands` at their places, in the values' dtype."""
         zeros = torch.zeros(tensor.numel(), dtype=self.values.dtype, device=tensor.device)
-        return zeros.index_add(0, self.places(), self.values).view(tensor.shape)
+        return zeros.index_add(0, self.places(), self.summands(tensor).to(zeros.dtype)).view(tensor.shape)
+
+    def effective(self, tensor: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        """The tensor with its entries changed, in the wider of both dtypes."""
+        wide = torch.promote_types(tensor.dtype, self.values.dtype)
+        return changed_weight(tensor.to(wide), self.places(), self.in_force().to(wide), self.replace)
 
     def extra_repr(self) -> str:
         return f"{len(self.index)} of {self.index_limit}"
+
+
+def entries_forward(
+    base: Any, x: Tensor, entries: Sequence[tuple[Entries, float]], bias: Tensor | None
+) -> Float[Tensor, "..."]:
+    """The linear layer or plain convolution ``base`` with single entries of its weight trained, as one operator.
+
+    Args:
+        base: a module of which `runs_entries` holds.
+        x: its input.
+        entries: of its weight, each with its strength; their changes add up.
+        bias: what stands in the place of its bias.
+    """
+    if not entries:
+        return frozen_forward(base, x, bias=bias)
+    (only, scale), *more = entries
+    replace = only.replace and scale == 1 and not more
+    if replace:
+        index, values = only.places(), only.in_force()
+    else:
+        index = torch.cat([part.places() for part, _ in entries])
+        values = torch.cat(
+            [s * part.summands(base.weight) if s != 1 else part.summands(base.weight) for part, s in entries]
+        )
+    if more:
+        index, order = index.sort()
+        values = values[order]
+    if isinstance(base, nn.Linear):
+        return sparse_linear(x, base.weight, index, values, bias, replace)
+    geometry = base.stride, base.padding, base.dilation, base.groups
+    return sparse_conv(x, base.weight, index, values, bias, *geometry, replace)
+
+
+def runs_entries(base: Any, args: Sequence[Any], kwargs: Any) -> bool:
+    """Whether this call of ``base`` can be made with `entries_forward`."""
+    if len(args) != 1 or kwargs or base._forward_hooks or base._forward_pre_hooks:
+        return False
+    return type(base).forward is nn.Linear.forward or plain_convolution(base, args[0])

@@ -16,7 +16,7 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
 from torch import Tensor, nn
 
-from peft_kernels.calls import get_tensor
+from peft_kernels.calls import flat_name, get_tensor
 from peft_kernels.reparam import Reparam
 
 CHILD = "adapted_tensors"
@@ -41,21 +41,17 @@ class TrainedTensors(Reparam):
             trained = source.detach().clone()
             if not init_weights:
                 trained += torch.randn_like(trained) * (0.1 + trained.abs())
-            self.register_parameter(_flat(name), nn.Parameter(trained))
+            self.register_parameter(flat_name(name), nn.Parameter(trained))
 
     def trained(self, name: str) -> Tensor:
         """The trained copy of the tensor ``name``."""
-        return self.get_parameter(_flat(name))
+        return self.get_parameter(flat_name(name))
 
     def delta(self, name: str, tensor: Tensor) -> Tensor:
         return self.trained(name) - tensor
 
     def effective(self, name: str, tensor: Tensor | None) -> Tensor:
         return self.trained(name)
-
-
-def _flat(name: str) -> str:
-    return name.replace(".", "_")
 
 
 class OwnedTensors(nn.Module, BaseTunerLayer):

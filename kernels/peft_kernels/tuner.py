@@ -65,6 +65,10 @@ class AdapterTuner(BaseTuner):
         """Modules and raw parameters that belong to the method itself, beside what the user asks to save."""
         return []
 
+    def decided_fields(self, config: Any, model: nn.Module) -> dict[str, Any]:
+        """Further fields that the model's weights decide; ``config`` has its targets and is not changed."""
+        return {}
+
     def layer_class(self, config: Any, base: nn.Module) -> type[AdapterLayer]:
         """The layer class for one target."""
         return self.layer_cls
@@ -86,6 +90,9 @@ class AdapterTuner(BaseTuner):
             found["modules_to_save"] = wanted
         if config.base_model_name_or_path is None:
             found["base_model_name_or_path"] = targets.model_name(self.model)
+        targeted = copy.copy(config)
+        targeted.__dict__.update(found)
+        found |= self.decided_fields(targeted, self.model)
         config.remember_defaults(found)
         refuse_owner(config, self.model, raw_tensors(self.model, config), self._attribute)
         self._check_targets(config)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .cases import baselines, difffit, snell, snella, spt, spt_selection
+from .cases import baselines, difffit, sara, snell, snella, spt, spt_selection
 from .harness import Kind
 
 TABLE: dict[tuple[str, str], Kind] = {
@@ -18,6 +18,10 @@ TABLE: dict[tuple[str, str], Kind] = {
     ("difffit", "mlp"): Kind(difffit.mlp, difffit.tolerance),
     ("difffit", "position_embedding"): Kind(difffit.position_embedding, difffit.tolerance),
     ("difffit", "unet_block"): Kind(difffit.unet_block, difffit.tolerance),
+    ("sara", "masked_training"): Kind(sara.masked_training, sara.training_tolerance, also=r"mask\..*"),
+    ("sara", "nuclear_norm"): Kind(sara.nuclear_norm, sara.norm_tolerance),
+    ("sara", "official_unstructured"): Kind(sara.official_unstructured, sara.training_tolerance, also=r"mask\..*"),
+    ("sara", "selection_dtype"): Kind(sara.selection_dtype, sara.exact, also=r"mask\..*"),
     ("snell", "delta"): Kind(snell.delta, snell.tolerance),
     ("snell", "training"): Kind(snell.training, snell.training_tolerance, also=r"param\.\w+\.step[1-9]\d*"),
     ("snell", "vit_block"): Kind(snell.vit_block, snell.tolerance),

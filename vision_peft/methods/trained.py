@@ -16,6 +16,7 @@ from peft.utils.other import AuxiliaryTrainingWrapper, ModulesToSaveWrapper
 from torch import nn
 
 from peft_kernels.config import MethodConfig
+from peft_kernels.owners import own_tensors, tensor_owners
 from peft_kernels.registry import register
 from peft_kernels.slices import Rows
 from peft_kernels.targets import compress, head_names, plain_modules, raw_parameters
@@ -24,20 +25,14 @@ from peft_kernels.tuner import AdapterTuner
 
 
 def _own(module: nn.Module, only_bias: bool) -> list[str]:
-    """Dotted names of the tensors a module is adapted by: its own parameters, for attention modules all of them."""
-    recurse = isinstance(module, nn.MultiheadAttention)
-    named = module.named_parameters(recurse=recurse)
+    """Dotted names of the tensors a module is adapted by."""
+    named = own_tensors(module).items()
     return [n for n, p in named if not only_bias or (n.rpartition(".")[2].endswith("bias") and p.ndim == 1)]
 
 
 def _owners(model: nn.Module, only_bias: bool) -> list[str]:
-    """Modules without children (attention modules count as one) that have such tensors."""
-    names: list[str] = []
-    for name, module in plain_modules(model):
-        whole = isinstance(module, nn.MultiheadAttention) or not any(True for _ in module.children())
-        if name and whole and _own(module, only_bias) and not name.startswith(tuple(f"{n}." for n in names)):
-            names.append(name)
-    return names
+    """Modules that have such tensors."""
+    return [name for name, module in tensor_owners(model) if _own(module, only_bias)]
 
 
 class _TrainedTuner(AdapterTuner):

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import StochasticDepth
 
-from peft_kernels.entries import Entries
-from peft_kernels.frozen import frozen_forward, plain_convolution
-from peft_kernels.ops import keep_mask, sparse_conv, sparse_linear
+from peft_kernels.calls import flat_name
+from peft_kernels.entries import Entries, entries_forward, runs_entries
+from peft_kernels.ops import keep_mask
 from peft_kernels.ops.frozen import stock_conv
 from peft_kernels.reparam import Reparam, ReparamLayer
 
@@ -73,7 +73,7 @@ class SptAdapter(Reparam):
         drop_path: float,
     ) -> None:
         super().__init__()
-        self.entries = nn.ModuleDict({_flat(name): part for name, part in entries.items()})
+        self.entries = nn.ModuleDict({flat_name(name): part for name, part in entries.items()})
         self.whole = nn.ParameterDict({key: nn.Parameter(torch.zeros(n)) for key, (_, _, n) in whole.items()})
         self.structured = nn.ModuleDict(dict(structured))
         self.vectors = {key: (name, start) for key, (name, start, _) in whole.items()}
@@ -97,7 +97,7 @@ class SptAdapter(Reparam):
             parameter.normal_(std=0.1)
 
     def delta(self, name: str, tensor: Tensor) -> Tensor:
-        entries = self.entries._modules.get(_flat(name))
+        entries = self.entries._modules.get(flat_name(name))
         if isinstance(entries, Entries):
             change = entries.summand(tensor)
         else:
@@ -154,16 +154,14 @@ class SptLayer(ReparamLayer):
     def adapted_forward(self, *args: Any, **kwargs: Any) -> Any:
         base: Any = self.base_layer
         adapters = [(a, scale) for a, scale in self.running if isinstance(a, SptAdapter)]
-        hooked = base._forward_hooks or base._forward_pre_hooks
-        linear = type(base).forward is nn.Linear.forward
-        plain = len(args) == 1 and not kwargs and not hooked and (linear or plain_convolution(base, args[0]))
+        plain = runs_entries(base, args, kwargs)
         y = self._with_entries(args[0], adapters) if plain else super().adapted_forward(*args, **kwargs)
         for adapter, scale in adapters:
             dtype = next(adapter.parameters()).dtype
             if plain and adapter.low_rank():
                 y = y + scale * adapter.low_rank_branch(base, args[0].to(dtype)).to(y.dtype)
             if adapter.bottlenecks():
-                axis = -1 if linear else 1
+                axis = -1 if type(base).forward is nn.Linear.forward else 1
                 x, z = (tensor.to(dtype).movedim(axis, -1) for tensor in (args[0], y))
                 y = y + scale * adapter.bottleneck_branch(x, z).to(y.dtype).movedim(-1, axis)
         return y
@@ -173,17 +171,7 @@ class SptLayer(ReparamLayer):
         base: Any = self.base_layer
         bias = self.effective_tensor("bias") if any("bias" in a.tensors for a, _ in adapters) else base.bias
         found = [(a.entries["weight"], scale) for a, scale in adapters if "weight" in a.entries]
-        if not found:
-            return frozen_forward(base, x, bias=bias)
-        index = torch.cat([part.places() for part, _ in found])  # type: ignore[operator]
-        values = torch.cat([part.values if scale == 1 else scale * part.values for part, scale in found])  # type: ignore[operator]
-        if len(found) > 1:
-            index, order = index.sort()
-            values = values[order]
-        if isinstance(base, nn.Linear):
-            return sparse_linear(x, base.weight, index, values, bias)
-        geometry = base.stride, base.padding, base.dilation, base.groups
-        return sparse_conv(x, base.weight, index, values, bias, *geometry)
+        return entries_forward(base, x, found, bias)  # type: ignore[arg-type]
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         """Write the named (default: active) adapters into the base tensors; the originals are kept for `unmerge`.
@@ -203,7 +191,3 @@ class SptLayer(ReparamLayer):
                     f"adapter {name!r} cannot be merged: an activation function stands between the two projections of "
                     'its bottlenecks. Keep it attached, or train one with structured="lora", which folds away'
                 )
-
-
-def _flat(name: str) -> str:
-    return name.replace(".", "_")

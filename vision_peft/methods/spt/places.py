@@ -14,6 +14,7 @@ from peft.tuners.tuners_utils import _ExcludedModule
 from torch import nn
 
 from peft_kernels.layer import AdapterLayer
+from peft_kernels.owners import own_tensors
 from peft_kernels.slices import rows_of
 from peft_kernels.targets import find_backbone, head_names
 from peft_kernels.tensors import CHILD
@@ -130,8 +131,7 @@ def _modules(model: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
 
 
 def _own(module: nn.Module) -> dict[str, nn.Parameter]:
-    recurse = isinstance(module, nn.MultiheadAttention)
-    return {name: p for name, p in module.named_parameters(recurse=recurse) if p.is_floating_point()}
+    return {name: p for name, p in own_tensors(module).items() if p.is_floating_point()}
 
 
 def _raw(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:

@@ -58,11 +58,15 @@ def blocks(index: Tensor, rows: int, columns: int, multiple: int = 1) -> list[tu
     ]
 
 
-def _sampled(gy: Tensor, x: Tensor, index: Tensor) -> Tensor:
+def compressed_rows(values: Tensor, index: Tensor, shape: tuple[int, int]) -> Tensor:
+    """The sparse matrix (CSR) with these values at flat, ascending places."""
     _expect_the_warning()
-    rows, columns = gy.shape[1], x.shape[1]
-    heads = torch.searchsorted(index, torch.arange(rows + 1, dtype=index.dtype) * columns)
-    mask = torch.sparse_csr_tensor(heads, (index % columns).to(heads.dtype), gy.new_zeros(len(index)), (rows, columns))
+    heads = torch.searchsorted(index, torch.arange(shape[0] + 1, dtype=index.dtype, device=index.device) * shape[1])
+    return torch.sparse_csr_tensor(heads, (index % shape[1]).to(heads.dtype), values, shape)
+
+
+def _sampled(gy: Tensor, x: Tensor, index: Tensor) -> Tensor:
+    mask = compressed_rows(gy.new_zeros(len(index)), index, (gy.shape[1], x.shape[1]))
     return torch.sparse.sampled_addmm(mask, gy.T, x, beta=0.0).values()
 
 
