@@ -54,8 +54,12 @@ def checkpoint_gradients(base: nn.Module) -> None:
     raise UsageError(f"{type(base).__name__} offers no gradient checkpointing")
 
 
-def begin_allocation(tuner: Any, spec: MethodSpec, steps: int, steps_per_epoch: int) -> Stateful | None:
+def begin_allocation(
+    tuner: Any, spec: MethodSpec, steps: int, steps_per_epoch: int, optimizer: Any = None
+) -> Stateful | None:
     """Tell the length of the run to a method that divides a budget while training; what it keeps beside parameters.
+
+    One that does something around the optimiser's steps (SaRA) gets to know the optimiser too.
 
     Raises:
         UsageError: the method's schedule does not suit the run.
@@ -63,9 +67,12 @@ def begin_allocation(tuner: Any, spec: MethodSpec, steps: int, steps_per_epoch: 
     if not hasattr(tuner, "begin_allocation"):
         return None
     try:
-        return tuner.begin_allocation(steps, steps_per_epoch)
+        allocator = tuner.begin_allocation(steps, steps_per_epoch)
     except ValueError as error:
         raise UsageError(f"method {spec.name!r} does not suit this run: {error}") from error
+    if hasattr(allocator, "watch"):
+        allocator.watch(optimizer)
+    return allocator
 
 
 def endings(model: nn.Module) -> set[str]:

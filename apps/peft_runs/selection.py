@@ -17,7 +17,7 @@ SELECTION, ALLOCATION = "selection.png", "allocation.png"
 
 def draw_selection(folder: RunFolder, model: nn.Module, title: str) -> None:
     """Draw the plan in the config of the run's adapter, or the budget that the run divided, if there is one."""
-    history = [line for line in read_metrics(folder.metrics) if line["kind"] == "allocation"]
+    history = [line for line in read_metrics(folder.metrics) if "sparsity" in line]
     plan = Plan(sparsity=history[-1]["sparsity"]) if history else _plan(model)
     if plan is None:
         return

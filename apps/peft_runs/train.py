@@ -87,7 +87,9 @@ class Training:
         tuner = getattr(self.model, "base_model", None) if recipe.method.name else None
         self.regularizer = getattr(tuner, "regularizer", None)
         self.allocate = getattr(tuner, "update_and_allocate", None)
-        self.allocator = begin_allocation(tuner, recipe.method, self.steps, self.steps_per_epoch)
+        self.allocator = begin_allocation(
+            tuner, recipe.method, self.steps, self.steps_per_epoch, self.optimizer.optimizer
+        )
         if self.allocator is not None:
             self.added_bytes += bytes_of(t for t in self.allocator.state_dict().values() if isinstance(t, torch.Tensor))
         self.after_step = getattr(task, "after_step", None)

@@ -80,14 +80,23 @@ def default_targets(model: nn.Module, kind: str) -> str:
 def compress(model: nn.Module, names: list[str]) -> str:
     """A regular expression that matches exactly these modules of ``model``.
 
-    Numbers are left open where that adds nothing. A list would not do: PEFT takes its entries as suffixes, so that
-    ``"norm"`` also means ``patch_embed.norm``.
+    Numbers, or all but the last of a name, are left open where that adds nothing. A list would not do: PEFT takes its
+    entries as suffixes, so that ``"norm"`` also means ``patch_embed.norm``.
     """
-    for form in (lambda name: re.sub(r"\d+", r"\\d+", re.escape(name)), re.escape):
-        pattern = "|".join(dict.fromkeys(form(name) for name in names))
-        if [name for name, _ in plain_modules(model) if re.fullmatch(pattern, name)] == names:
-            break
-    return pattern
+    wanted = set(names)
+    others = [name for name, _ in plain_modules(model) if name not in wanted]
+    harmless: dict[str, bool] = {}
+    forms = []
+    for name in names:
+        exact = re.escape(name)
+        for form in (re.sub(r"\d+", r"\\d+", exact), re.sub(r"\d+(?=\D.*\d)", r"\\d+", exact), exact):
+            if form not in harmless:
+                pattern = re.compile(form)
+                harmless[form] = not any(pattern.fullmatch(other) for other in others)
+            if harmless[form]:
+                forms.append(form)
+                break
+    return "|".join(dict.fromkeys(forms))
 
 
 _NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)

@@ -62,6 +62,9 @@ class SaraLayer(ReparamLayer):
         found = [(a.part("weight"), scale * a.config.alpha) for a, scale in adapters if "weight" in a.tensors]
         return entries_forward(base, args[0], found, bias)
 
+    def _branch_pays(self) -> bool:
+        return False  # values that replace others are rounded once, not lost beside larger ones
+
 
 def _compare_with_base(layer: nn.Module, _: Any) -> None:
     """After a file has been read, refuse a base model other than the one it was trained on."""
@@ -77,5 +80,5 @@ def _compare_with_base(layer: nn.Module, _: Any) -> None:
             if not same_values(base, part.places(), origin):
                 raise ValueError(
                     f"the adapter's entries of {adapter.key}.{name} were selected in another base model: its "
-                    f"{next(iter(origin))} values there are not this model's. Load the base model it was trained on"
+                    f"{origin['dtype']} values there are not this model's. Load the base model it was trained on"
                 )

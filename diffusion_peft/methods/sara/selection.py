@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -102,22 +101,23 @@ def check(tensors: Mapping[str, Tensor]) -> None:
 
 
 def own_threshold(tensor: Tensor, places: Int[Tensor, " count"]) -> float:
-    """The least number above all magnitudes at ``places``: a threshold that selects them."""
-    top = tensor.detach().reshape(-1).index_select(0, places).abs().max().double()
-    return math.nextafter(top.item(), math.inf)
+    """The threshold that selects ``places``: the least number above all magnitudes there, as trained values have them."""
+    top = tensor.detach().reshape(-1).index_select(0, places).abs().max()
+    top = top.to(torch.promote_types(top.dtype, torch.float32))
+    return torch.nextafter(top, torch.full_like(top, torch.inf)).item()
 
 
 def fingerprint(tensor: Tensor, places: Int[Tensor, " count"]) -> dict[str, str]:
     """Digests of the tensor's values at ``places``, in its own dtype and as they are cast to half precision."""
     values = tensor.detach().reshape(-1).index_select(0, places)
-    return {_name(dtype): _digest(values.to(dtype)) for dtype in dict.fromkeys((values.dtype, *_HALF))}
+    digests = {_name(dtype): _digest(values.to(dtype)) for dtype in (values.dtype, *_HALF)}
+    return {"dtype": _name(values.dtype), **digests}
 
 
 def same_values(tensor: Tensor, places: Int[Tensor, " count"], origin: Mapping[str, str]) -> bool:
     """Whether the tensor, or the narrower of it and the original, holds the values of a `fingerprint` at ``places``."""
     values = tensor.detach().reshape(-1).index_select(0, places)
-    first = next(iter(origin))
-    dtype = values.dtype if _name(values.dtype) in origin else getattr(torch, first)
+    dtype = values.dtype if _name(values.dtype) in origin else getattr(torch, origin["dtype"])
     return _digest(values.to(dtype)) == origin[_name(dtype)]
 
 
