@@ -101,7 +101,7 @@ def check(tensors: Mapping[str, Tensor]) -> None:
 
 
 def own_threshold(tensor: Tensor, places: Int[Tensor, " count"]) -> float:
-    """The threshold that selects ``places``: the least number above all magnitudes there, as trained values have them."""
+    """The threshold that selects ``places``: the least number in a trained value's dtype above the magnitudes there."""
     top = tensor.detach().reshape(-1).index_select(0, places).abs().max()
     top = top.to(torch.promote_types(top.dtype, torch.float32))
     return torch.nextafter(top, torch.full_like(top, torch.inf)).item()
