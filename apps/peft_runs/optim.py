@@ -26,7 +26,7 @@ def parameter_groups(
         if parameter.requires_grad:
             keep = parameter.ndim < 2 or any(name == other or name.endswith("." + other) for other in undecayed)
             asked = own(name)
-            decay = asked.get("weight_decay", 0.0 if keep else weight_decay)
+            decay = asked.get("weight_decay", 0.0 if keep and not asked.get("decays") else weight_decay)
             groups.setdefault((decay, lr * asked.get("lr_ratio", 1.0)), []).append(parameter)
     return [{"params": found, "weight_decay": d, "lr": rate} for (d, rate), found in groups.items() if found]
 

@@ -49,8 +49,8 @@ class Method:
             the configuration with the fields filled that the data decide; the model stays as it was. Its configuration
             has the fields ``num_batches`` and ``batch_size``.
         group: for methods with an optimiser group of their own: ``group(config, name)`` gives, for the trainable
-            parameter called ``name``, what differs from the rest: ``lr_ratio``, a factor on the learning rate, and
-            ``weight_decay``.
+            parameter called ``name``, what differs from the rest: ``lr_ratio``, a factor on the learning rate,
+            ``weight_decay``, or ``decays`` where the run's weight decay holds for a vector too.
     """
 
     name: str

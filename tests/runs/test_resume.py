@@ -19,6 +19,7 @@ METHODS = {
         *("--method.name", "spt", "--method.budget", "3000", "--method.budget_rule", "at_most"),
         *("--method.num_batches", "2", "--method.batch_size", "10"),
     ),
+    "sara selecting twice": ("--method.name", "sara", "--method.density", "0.1", "--method.rank_every", "2"),
 }
 
 

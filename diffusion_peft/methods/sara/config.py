@@ -15,6 +15,11 @@ THRESHOLD = 2e-3
 SCOPES = ("global", "per_tensor")
 
 
+def _decay(config: SaraConfig, name: str) -> dict[str, float]:
+    """Values are entries of matrices, though a vector holds them: they decay."""
+    return {"decays": True} if f".{SaraTuner.prefix}adapter." in f".{name}" else {}
+
+
 @register(
     "sara",
     tuner=SaraTuner,
@@ -22,6 +27,7 @@ SCOPES = ("global", "per_tensor")
     family="diffusion",
     summary="Train the weights' smallest entries, with a low-rank penalty and a second selection; folds away",
     paper="Hu et al., ICLR 2025",
+    group=_decay,
 )
 @dataclass
 class SaraConfig(MethodConfig):

@@ -68,7 +68,9 @@ class SaraTuner(AdapterTuner):
 
     def check_target(self, config: SaraConfig, key: str, base: nn.Module) -> None:
         if not selection.eligible(config, base):
-            raise ValueError(f"{key!r} ({type(base).__name__}) has no tensor of the kinds that this SaraConfig trains")
+            raise ValueError(
+                f"{key!r} ({type(base).__name__}) has no parameter to train of the kinds SaraConfig asks for"
+            )
 
     def _create_and_replace(
         self, peft_config: Any, adapter_name: str, target: nn.Module, *args: Any, current_key: str, **kwargs: Any

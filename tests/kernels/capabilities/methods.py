@@ -11,6 +11,7 @@ import torch
 from peft import PeftConfig, PeftModel
 from torch import nn
 
+import diffusion_peft as dp
 import vision_peft as vp
 
 from .lack import NO_MEANING, Lack
@@ -175,6 +176,12 @@ METHODS = {
             {"rank": 2, "budget": 0.4, "budget_rule": "at_most", "module_dropout": 0.0, "module_drop_path": 0.0},
             attach={"transformer block": "SPT finds nothing to train"},
             made=_planned,
+        ),
+        Method(
+            "sara",
+            dp.SaraConfig,
+            {"threshold": 0.8},
+            attach={**SLICES, BLOCK: "has no parameter to train"},
         ),
         Method(
             "linear_probe",
