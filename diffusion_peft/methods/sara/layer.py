@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from diffusion_peft.methods.sara.selection import same_values
+from peft_kernels.adapter_files import AdapterError
 from peft_kernels.calls import flat_name, get_tensor
 from peft_kernels.entries import Entries, entries_forward, runs_entries
 from peft_kernels.reparam import Reparam, ReparamLayer
@@ -67,7 +68,11 @@ class SaraLayer(ReparamLayer):
 
 
 def _compare_with_base(layer: nn.Module, _: Any) -> None:
-    """After a file has been read, refuse a base model other than the one it was trained on."""
+    """After a file has been read, refuse a base model other than the one it was trained on.
+
+    Raises:
+        AdapterError: with the tensor whose values differ.
+    """
     assert isinstance(layer, SaraLayer)
     for adapter in layer.adapters.values():
         assert isinstance(adapter, SaraAdapter)
@@ -78,7 +83,7 @@ def _compare_with_base(layer: nn.Module, _: Any) -> None:
             if base is None or base.is_meta or part.index.is_meta or not part.placed or origin is None:
                 continue
             if not same_values(base, part.places(), origin):
-                raise ValueError(
+                raise AdapterError(
                     f"the adapter's entries of {adapter.key}.{name} were selected in another base model: its "
                     f"{origin['dtype']} values there are not this model's. Load the base model it was trained on"
                 )
