@@ -126,7 +126,7 @@ def test_one_line_on_diffusers_unet() -> None:
 
 @pytest.mark.parametrize("name", ["vit_mini", "convnext_atto", "resnet18"])
 def test_timm_models_keep_their_classifier_trained_in_full(name: str) -> None:
-    whole_branches = {"zero_init_last": False} if name == "resnet18" else {}
+    whole_branches: dict[str, Any] = {"zero_init_last": False} if name == "resnet18" else {}
     model = timm.create_model(name, num_classes=5, **whole_branches).eval()
     x = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
@@ -139,7 +139,7 @@ def test_timm_models_keep_their_classifier_trained_in_full(name: str) -> None:
         (head if ".modules_to_save." in key else entries)[key] = p
         assert p.grad is not None, key
         assert p.grad.abs().sum() > 0 or p.numel() < 50, key
-    assert sum(p.numel() for p in head.values()) == 5 * model.num_features + 5
+    assert sum(p.numel() for p in head.values()) == 5 * int(model.num_features) + 5  # type: ignore[arg-type]
     assert all(key.endswith(".values") for key in entries)
 
 

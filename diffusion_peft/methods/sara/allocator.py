@@ -54,6 +54,7 @@ class SaraAllocator:
     def __init__(
         self, model: nn.Module, steps: int | None = None, optimizer: Any = None, adapter_name: str = "default"
     ) -> None:
+        self.config: Any = None
         self.entries: dict[str, Entries] = {}
         self.tensors: dict[str, Tensor] = {}
         known: set[int] = set()
