@@ -60,7 +60,9 @@ class SaraAllocator:
         known: set[int] = set()
         for layer in (m for m in model.modules() if isinstance(m, AdapterLayer) and adapter_name in m.adapters):
             adapter = layer.adapters[adapter_name]
-            for name in adapter.tensors if isinstance(adapter, SaraAdapter) else ():
+            if not isinstance(adapter, SaraAdapter):
+                continue
+            for name in adapter.tensors:
                 part, tensor = adapter.part(name), get_tensor(layer.base_layer, name)
                 if id(part) not in known and tensor is not None:  # of tied tensors, the first
                     known.add(id(part))
