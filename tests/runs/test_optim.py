@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from peft_kernels.registry import method
 from peft_runs.optim import build_optimizer, build_schedule
 from peft_runs.recipe import OptimSpec
 from vision_peft.models import vit_mini
@@ -43,3 +44,12 @@ def test_only_matrices_decay() -> None:
     for name, parameter in named.items():
         expected = 0.0 if parameter.ndim < 2 or name == "pos_embed" else 0.3
         assert decay[id(parameter)] == expected, name
+
+
+def test_entries_of_matrices_decay_though_a_vector_holds_them() -> None:
+    model = method("sara").attach(vit_mini(num_classes=3), density=0.1)
+    optimizer = build_optimizer(model, model.get_base_model(), OptimSpec(weight_decay=0.3))  # type: ignore[arg-type]
+    decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            assert decay[id(parameter)] == (0.0 if name.endswith("head.modules_to_save.default.bias") else 0.3), name
