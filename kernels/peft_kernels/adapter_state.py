@@ -43,8 +43,10 @@ def adapter_state(model: nn.Module, adapter_name: str) -> dict[str, Tensor]:
     return {name_in_file(model, name): tensor for name, tensor in state.items()}
 
 
-def write_adapter_state(model: nn.Module, state: Mapping[str, Tensor], adapter_name: str) -> None:
-    """Write tensors, by their names in a file, into an adapter of the model."""
+def write_adapter_state(
+    model: nn.Module, state: Mapping[str, Tensor], adapter_name: str, in_place: bool = True
+) -> None:
+    """Write tensors, by their names in a file, into an adapter of the model, or (not ``in_place``) put them there."""
     start = "" if isinstance(model, PeftModel) else PREFIX
     named = {name.removeprefix(start): tensor for name, tensor in state.items()}
-    set_peft_model_state_dict(model, named, adapter_name=adapter_name)
+    set_peft_model_state_dict(model, named, adapter_name=adapter_name, low_cpu_mem_usage=not in_place)

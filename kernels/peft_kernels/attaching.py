@@ -32,6 +32,8 @@ def attach(
     if bare and not isinstance(model, PeftModel):
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Already found a `peft_config` attribute")
+            # PEFT on norms of classes that it cannot tell the sizes of; it does not need them.
+            warnings.filterwarnings("ignore", message="Unsupported layer type")
             inject_adapter_in_model(config, model, name, low_cpu_mem_usage=low_cpu_mem_usage)
         cast_adapter_dtype(model, name, autocast)
         for module in list(model.modules()):

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftConfig, PeftModel
-from peft.tuners.tuners_utils import BaseTunerLayer
+from peft import LoraConfig, PeftConfig, PeftModel, ShiraConfig
+from peft.tuners.tuners_utils import BaseTunerLayer, cast_adapter_dtype
 from torch import Tensor, nn
 
 from peft_kernels.adapter_files import AdapterError, AdapterFiles, find_adapter, read_config
@@ -24,6 +24,7 @@ from peft_kernels.adapter_tensors import group_of, read_header, read_tensors
 from peft_kernels.attaching import as_before_on_failure, attach
 from peft_kernels.entries import Entries
 from peft_kernels.layer import AdapterLayer
+from peft_kernels.shira_places import random_places
 
 
 def load_adapter(
@@ -92,24 +93,36 @@ def _load(
         )
     config = read_config(files.config)
     config.inference_mode = not is_trainable
+    if isinstance(config, ShiraConfig):
+        config.mask_fn = random_places  # drawn anew; the file tells the true ones
     infos, _ = read_header(files.weights)
     check_wrapper(infos, str(files.weights), model)
     expected = expected_tensors(model, config, str(files.config), name, bare)
     check_fit(expected, infos, str(files.weights), model, config, strict)
     tensors = read_tensors(files.weights, expected.limits, expected.ascending)
+    state = {key: tensor for key, tensor in tensors.items() if key in expected.tensors}
+    whole = len(state) == len(expected.tensors)
+    unborn = whole and _start_is_unseen(config)
     with as_before_on_failure(model), warnings.catch_warnings():
         # PEFT on norms of classes that it cannot tell the sizes of; it does not need them.
         warnings.filterwarnings("ignore", message="Unsupported layer type")
-        adapted = attach(model, config, name, bare, autocast)
-        state = {key: tensor for key, tensor in tensors.items() if key in expected.tensors}
-        if len(state) < len(expected.tensors):
-            state = {**adapter_state(adapted, name), **state}
-        write_adapter_state(adapted, state, name)
+        adapted = attach(model, config, name, bare, autocast, low_cpu_mem_usage=unborn)
+        state = state if whole else {**adapter_state(adapted, name), **state}
+        write_adapter_state(adapted, state, name, in_place=not unborn)
+        if unborn:
+            cast_adapter_dtype(adapted, name, autocast)
+            write_adapter_state(adapted, state, name)  # PEFT took them through the type of the base model
     if not is_trainable:
         adapted.eval()
     elif adapted is model and isinstance(model, PeftModel):
         model.set_requires_grad(name)
     return adapted
+
+
+def _start_is_unseen(config: PeftConfig) -> bool:
+    """Whether a file holds all that the method starts with, which then need not be computed: DoRA norms every row."""
+    lora = isinstance(config, LoraConfig) and isinstance(config.init_lora_weights, bool)
+    return lora and config.bias == "none" and not config.modules_to_save  # type: ignore[attr-defined]
 
 
 # --- what a file must hold -----------------------------------------------------------------------------------------
@@ -126,6 +139,8 @@ def expected_tensors(
     config = copy.deepcopy(config)
     if hasattr(config, "init_lora_weights"):
         config.init_lora_weights = True  # type: ignore[attr-defined]  # starts that compute with the weights need them
+    if isinstance(config, ShiraConfig):
+        config.mask_fn = random_places
     try:
         with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
             warnings.simplefilter("ignore")
@@ -134,7 +149,7 @@ def expected_tensors(
             except (NotImplementedError, RuntimeError) as error:
                 if "meta" not in str(error):
                     raise
-                # A few of PEFT's methods (SHiRA) choose entries by the weights' values: they need a copy with memory.
+                # A few of PEFT's methods compute with the weights' values: they need a copy with memory.
                 adapted = attach(copy.deepcopy(model), config, adapter_name, bare)
     except Exception as error:
         # Whatever a method makes of values that do not suit it, it is the file's fault: it is data from outside.

@@ -10,8 +10,10 @@ import re
 from typing import Any
 
 import peft
+from peft.tuners.shira.mask_functions import random_mask
 from torch import nn
 
+from peft_kernels.shira_places import random_places
 from peft_kernels.targets import default_targets, find_backbone, head_names, reads_own_weight
 
 
@@ -28,6 +30,8 @@ def fill(model: nn.Module, config: Any) -> Any:
     Raises:
         ValueError: the model has no modules of that kind.
     """
+    if getattr(config, "mask_fn", None) is random_mask:  # SHiRA's
+        config.mask_fn = random_places
     if config.target_modules is None:
         _fill_targets(model, config)
     if config.modules_to_save is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import shutil
 from pathlib import Path
+from typing import Any
 
 from peft import PeftModel
 from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
@@ -31,7 +32,8 @@ def save_adapter(model: nn.Module, folder: str | Path, adapter_name: str = "defa
     """
     check_name(model, adapter_name)
     base = model.get_base_model() if isinstance(model, PeftModel) else model
-    config = copy.copy(model.peft_config[adapter_name])  # type: ignore[index]
+    configs: Any = model.peft_config
+    config = copy.copy(configs[adapter_name])
     config.inference_mode = True
     config.base_model_name_or_path = config.base_model_name_or_path or targets.model_name(base)
     state = _by_themselves(adapter_state(model, adapter_name))

@@ -25,8 +25,8 @@ from peft_kernels.tensors import OwnedTensors
 def set_adapters(model: nn.Module, names: str | Sequence[str], weights: float | Sequence[float] = 1.0) -> None:
     """Let these adapters run, each with its weight, and no others.
 
-    A weight of 1 is the adapter as trained, 0 the base model; between them a factor where a method adds a change, an
-    interpolation to the base elsewhere. Adapters that were attached or loaded to be trained are trained while they run.
+    A weight of 1 is the adapter as trained, with 0 it does not run; between them a factor where a method adds a change,
+    an interpolation to the base elsewhere. Adapters attached or loaded to be trained are trained while they run.
 
     Args:
         model: a model with adapters.
@@ -51,8 +51,8 @@ def set_adapters(model: nn.Module, names: str | Sequence[str], weights: float | 
     configs: dict[str, Any] = model.peft_config  # type: ignore[assignment]
     frozen = [name for name in names if configs[name].inference_mode]
     for layer in layers:
-        running = [name for name in names if _adjusts(layer) or strengths[name] != 0]
-        if isinstance(layer, (LNTuningLayer, AuxiliaryTrainingWrapper)):
+        running = [name for name in names if strengths[name] != 0]
+        if _runs_one(layer):
             running = [name for name in running if name in _names(layer)]
         layer.set_adapter(running)
         layer.set_requires_grad(frozen, False)
@@ -122,6 +122,11 @@ def _adjusts(layer: Any) -> bool:
     return hasattr(layer, "set_scale") and not isinstance(layer, (OFTLayer, BOFTLayer))
 
 
+def _runs_one(layer: Any) -> bool:
+    """Whether at most one adapter of the layer can run, and no other name may be active there."""
+    return isinstance(layer, (LNTuningLayer, AuxiliaryTrainingWrapper))
+
+
 def _check(layer: Any, strengths: dict[str, float]) -> None:
     own = {name: weight for name, weight in strengths.items() if name in _names(layer)}
     kind = type(layer)
@@ -130,7 +135,7 @@ def _check(layer: Any, strengths: dict[str, float]) -> None:
             raise ValueError(
                 f"{name!r} ({kind.__module__}.{kind.__name__}) knows no weight but 0 and 1; found {weight:g}"
             )
-    if isinstance(layer, (LNTuningLayer, AuxiliaryTrainingWrapper)) and sum(w != 0 for w in own.values()) > 1:
+    if _runs_one(layer) and sum(w != 0 for w in own.values()) > 1:
         raise ValueError(f"{kind.__name__} runs one adapter at a time; found {', '.join(own)}")
 
 

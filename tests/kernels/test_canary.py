@@ -28,10 +28,10 @@ NAMES = {
         "PEFT_TYPE_TO_PREFIX_MAPPING": "registry.register: our tensors are not saved",
     },
     "peft": {
-        "MODEL_TYPE_TO_PEFT_MODEL_MAPPING": "loading.load_adapter: models with a task type",
-        "get_peft_model_state_dict": "loading.expected_of: the keys a file must have",
-        "set_peft_model_state_dict": "loading and hotswap: writing tensors into adapters",
-        "inject_adapter_in_model": "diffusers' add_adapter",
+        "MODEL_TYPE_TO_PEFT_MODEL_MAPPING": "attaching.attach: models with a task type",
+        "get_peft_model_state_dict": "adapter_state: the keys a file must have",
+        "set_peft_model_state_dict": "adapter_state: writing tensors into adapters",
+        "inject_adapter_in_model": "attaching.attach and diffusers' add_adapter",
     },
     "peft.utils": {
         "CONFIG_NAME": "adapter_files: the name of the configuration's file",
@@ -44,7 +44,12 @@ NAMES = {
         "AuxiliaryTrainingWrapper": "targets.plain_modules: the head inside its wrapper",
         "ModulesToSaveWrapper": "LinearProbeConfig: a random start of the head",
     },
+    "peft.tuners.boft.layer": {"BOFTLayer": "switching: a layer whose strength is always 1"},
+    "peft.tuners.oft.layer": {"OFTLayer": "switching: a layer whose strength is always 1"},
+    "peft.tuners.ln_tuning.layer": {"LNTuningLayer": "switching: a layer that runs one adapter at a time"},
+    "peft.tuners.shira.mask_functions": {"random_mask": "peft_own: SHiRA's own draw, which takes minutes"},
     "peft.tuners.tuners_utils": {
+        "cast_adapter_dtype": "attaching and loading: half-precision adapters in float32",
         "_ExcludedModule": "tuner._targets: exclude_modules",
         "check_adapters_to_merge": "reparam and tensors: merge",
         "check_target_module_exists": "tuner: PEFT's rule for target_modules",
