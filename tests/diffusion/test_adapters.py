@@ -109,7 +109,7 @@ def test_saving_replaces_the_adapter_and_leaves_other_files(tmp_path: Path) -> N
 
 def test_diffusers_own_calls_work_on_what_was_added(tmp_path: Path) -> None:
     model = adapted("sd15", "lora")
-    assert isinstance(model, PeftAdapterMixin)
+    assert issubclass(type(model), PeftAdapterMixin)
     move(model)
     trained = outputs("sd15", model)
     model.disable_adapters()
