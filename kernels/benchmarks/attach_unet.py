@@ -12,23 +12,34 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import diffusers
+import peft
 import torch
 from measure import write_results
+from peft import PeftConfig
 from torch import nn
 
 import diffusion_peft as dp
-from peft_kernels.registry import Method, methods
+from peft_kernels.registry import methods
 
 BOUND = 5.0  # seconds
-CONFIG = {"sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8}
+# PEFT's own that the table of methods does not list.
+OTHERS = {
+    "oft": peft.OFTConfig,
+    "ia3": peft.IA3Config,
+    "loha": peft.LoHaConfig,
+    "lokr": peft.LoKrConfig,
+    "shira": peft.ShiraConfig,
+}
+CONFIG: dict[str, Any] = {"sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8}
 
 
 def unet(dtype: torch.dtype) -> nn.Module:
     """The UNet, filled with one block of random numbers again and again: drawing all of them would take minutes."""
     with torch.device("meta"):
-        model = diffusers.UNet2DConditionModel(**CONFIG)
+        model: Any = diffusers.UNet2DConditionModel(**CONFIG)
     model = model.to(dtype).to_empty(device="cpu").eval()
     block = 0.02 * torch.randn(2**20, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -45,9 +56,9 @@ def seconds(do: Callable[[], object]) -> float:
     return time.process_time() - start
 
 
-def measure(model: nn.Module, method: Method) -> dict:
+def measure(model: nn.Module, config: PeftConfig) -> dict:
     """The figures of one method; the model is as before."""
-    row: dict = {"attach": seconds(lambda: dp.add_adapter(model, method.config()))}
+    row: dict = {"attach": seconds(lambda: dp.add_adapter(model, config))}
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     with tempfile.TemporaryDirectory() as folder:
         row["save"] = seconds(lambda: dp.save_adapter(model, folder))
@@ -74,11 +85,12 @@ def main() -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     model = unet(getattr(torch, settings.dtype))
+    known = {**{name: method.config for name, method in methods().items()}, **OTHERS}
     rows = {}
     print(f"{'':<14}{'attach':>8}{'save':>8}{'load':>8}{'parameters':>14}{'MB':>10}{'size':>8}")
-    for name in settings.methods or methods():
+    for name in settings.methods or known:
         try:
-            row = measure(model, methods()[name])
+            row = measure(model, known[name]())
         except ValueError as error:
             print(f"{name:<14}{str(error).partition(':')[0]}")
             continue
