@@ -116,7 +116,7 @@ def is_norm(module: nn.Module) -> bool:
 
 def is_class_table(module: Any) -> bool:
     """Whether the module embeds labels and drops some to the null class, as `LabelEmbedding` of diffusers and DiT."""
-    return isinstance(getattr(module, "embedding_table", None), nn.Embedding) and hasattr(module, "num_classes")
+    return "embedding_table" in module._modules and isinstance(getattr(module, "num_classes", None), int)
 
 
 def is_patch_embedding(module: Any) -> bool:

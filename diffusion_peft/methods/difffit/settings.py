@@ -83,6 +83,21 @@ def position_table(width: int, size: int, step: float = 1.0) -> Float[Tensor, "t
     return torch.cat([line.repeat(size, 1), line.repeat_interleave(size, 0)], dim=1)
 
 
+def write_config(model: Any, classes: int | None, positions: float | None) -> None:
+    """Let the configuration of a merged diffusers model say what its modules hold, so that it loads as it was saved.
+
+    DiT's has no word for coordinates: it is configured for the size at which they are whole, and takes larger ones.
+    """
+    if not hasattr(model, "register_to_config"):
+        return
+    if classes is not None:
+        model.register_to_config(num_embeds_ada_norm=classes)
+    if positions is not None and "interpolation_scale" in model.config:
+        model.register_to_config(interpolation_scale=model.pos_embed.interpolation_scale)
+    elif positions is not None:
+        model.register_to_config(sample_size=round(model.config.sample_size * positions))
+
+
 class SettingsLayer(FitLayer):
     """A module that holds an adapter's settings while the adapter is in force, and its own otherwise.
 

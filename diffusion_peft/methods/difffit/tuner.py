@@ -10,7 +10,7 @@ from torch import nn
 
 from diffusion_peft.methods.difffit.adapter import Fit, FitLayer, Tied
 from diffusion_peft.methods.difffit.places import Place, places, raw_tensors
-from diffusion_peft.methods.difffit.settings import ClassTable, Positions, SettingsLayer
+from diffusion_peft.methods.difffit.settings import ClassTable, Positions, SettingsLayer, write_config
 from peft_kernels.layer import AdapterLayer
 from peft_kernels.slices import Rows
 from peft_kernels.targets import compress
@@ -72,6 +72,15 @@ class DiffFitTuner(AdapterTuner):
             adapter.start_at_random()
         self._sources[key] = adapter
         return adapter
+
+    def _unload_and_optionally_merge(
+        self, merge: bool = True, progressbar: bool = False, safe_merge: bool = False, adapter_names: Any = None
+    ) -> Any:
+        configs = [self.peft_config[name] for name in adapter_names or self.active_adapters]
+        plain = super()._unload_and_optionally_merge(merge, progressbar, safe_merge, adapter_names)
+        for config in configs if merge else []:
+            write_config(plain, config.num_classes, config.pos_scale)  # type: ignore[attr-defined]
+        return plain
 
     def _post_injection_hook(self, model: nn.Module, config: Any, adapter_name: str) -> None:
         super()._post_injection_hook(model, config, adapter_name)
