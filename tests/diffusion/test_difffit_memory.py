@@ -16,7 +16,7 @@ from tests.golden.cases.dit_modules import DiTBlock
 
 from .difffit_models import attach, move
 
-WIDTH, HEADS, TOKENS, BATCH = 64, 4, 96, 2
+WIDTH, HEADS, TOKENS, BATCH = 64, 4, 100, 2
 OUTPUTS = {
     "DiT": {"attn_out": r"attn\.proj", "ffn_out": r"mlp\.fc2"},
     "diffusers": {"attn_out": r"attn1\.to_out\.0", "ffn_out": r"ff\.net\.2"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -92,6 +93,8 @@ class DiffFitConfig(MethodConfig):
         self._check_blocks()
         choices(self, "gamma_shape", ("channel", "scalar"))
         require(self.gamma_init > 0, self, "gamma_init", "above 0")
+        if self.gamma_init != 1:
+            warnings.warn(f"gamma_init={self.gamma_init:g} changes the output before any training", stacklevel=3)
         require(self.lr_ratio > 0, self, "lr_ratio", "above 0")
         require(self.pos_scale is None or self.pos_scale > 0, self, "pos_scale", "above 0 or None")
         require(self.num_classes is None or _count(self.num_classes, 1), self, "num_classes", "at least 1 or None")

@@ -80,9 +80,9 @@ def places(config: DiffFitConfig, model: nn.Module) -> dict[str, Place]:
 
 def raw_tensors(config: DiffFitConfig, model: nn.Module) -> list[str]:
     """Raw parameters that are trained: biases, tables of shifts and scales, layer scales in the place of factors."""
-    names = raw_parameters(
-        model, [name for name, module in plain_modules(model) if name and not list(module.children())]
-    )
+    modules = dict(plain_modules(model))
+    owners = [n for n, m in modules.items() if n and (isinstance(m, nn.MultiheadAttention) or not list(m.children()))]
+    names = raw_parameters(model, owners)
     biases = [
         n for n in names if _last(n) in _BIAS_TABLES or (_last(n).endswith("bias") and model.get_parameter(n).ndim == 1)
     ]

@@ -13,6 +13,7 @@ REASONS = {
     "Config adapts matrices": "adapts matrices; a norm or a block has none of its own",
     "has no bias to train": "there is no bias to train",
     "has no parameter to train": "there is no parameter of its own to train",
+    "has nothing that this DiffFitConfig trains": "adapts the modules inside of a block, each by itself",
     "SSF after a whole": "nothing linear takes up a scale of the residual stream",
     "adapts linear layers": "adapts linear layers; PEFT's LoRA has the others",
     "cannot be merged: an activation function stands between": "an activation function stands between its matrices",

@@ -64,8 +64,8 @@ class Method:
         return peft.get_peft_model(model, self.config(layer, **self.random))  # type: ignore[return-value]
 
     def gains(self, layer: LayerType) -> set[str]:
-        """The keys that a merged model has beside those of the base model: SSF's shift where there was no bias."""
-        return {"layer.bias"} if self.name == "ssf" and layer.name == "Linear without bias" else set()
+        """The keys that a merged model has beside those of the base model: a bias where there was none."""
+        return {"layer.bias"} if self.name in ("ssf", "difffit") and layer.name == "Linear without bias" else set()
 
     def lack(self, capability: str, layer: LayerType) -> Lack | None:
         """Why the method has not the capability on the layer type; ``None`` if it must have it."""
@@ -98,6 +98,13 @@ def _planned(layer: LayerType, fields: dict[str, Any]) -> PeftConfig:
     model, generator = layer.model(), torch.Generator().manual_seed(2)
     scores = {name: torch.rand(p.shape, generator=generator) for name, p in model.named_parameters()}
     return vp.SptConfig.from_scores(model, scores, **fields)
+
+
+def _with_factor(layer: LayerType, fields: dict[str, Any]) -> PeftConfig:
+    """DiffFit's configuration with a factor on linear and convolution layers, and with embedding layers trained."""
+    if layer.name.startswith(("Linear", "Conv")):
+        fields = {"gamma_modules": {"ffn_out": "layer|other"}, **fields}
+    return dp.DiffFitConfig(**{"train_embedding": "layer|other" if layer.tokens else True, **fields})
 
 
 def _refuses(layers: tuple[str, ...], reason: str) -> dict[str, str]:
@@ -148,6 +155,13 @@ METHODS = {
             "bitfit",
             vp.BitFitConfig,
             attach={**SLICES, **_refuses(("Linear without bias", "Embedding", BLOCK), "has no bias to train")},
+        ),
+        Method(
+            "difffit",
+            dp.DiffFitConfig,
+            {"gamma_sites": [], "add_bias": True},
+            attach={**SLICES, BLOCK: "has nothing that this DiffFitConfig trains"},
+            made=_with_factor,
         ),
         Method("full", vp.FullConfig, attach={**SLICES, BLOCK: "has no parameter to train"}),
         Method(
