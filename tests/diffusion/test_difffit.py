@@ -14,7 +14,7 @@ from torch import Tensor
 
 from peft_kernels.loading import load_adapter
 
-from .difffit_models import DENOISERS, MODELS, attach, base, everything, gradients, move, run
+from .difffit_models import MODELS, attach, base, everything, gradients, move, run
 
 
 def trained(name: str, **fields: Any) -> PeftModel:
@@ -104,10 +104,10 @@ def test_two_adapters_switch_and_go_without_residue(name: str) -> None:
     assert not [key for key, _ in model.named_parameters() if "second" in key.split(".")]
 
 
-@pytest.mark.parametrize("name", DENOISERS)
+@pytest.mark.parametrize("name", ["pixart", "sd3", "flux", "sd15"])  # DiT has no such calls
 def test_diffusers_own_calls_weigh_between_base_and_trained(name: str) -> None:
     model, expected = base(name), run(name, base(name))
-    model.add_adapter(everything(name), "one") if hasattr(model, "add_adapter") else pytest.skip("no add_adapter")
+    model.add_adapter(everything(name), "one")
     move(model, "one")
     outputs = {}
     for weight in (0.0, 0.5, 1.0):

@@ -104,7 +104,12 @@ def test_biases_and_affines_that_were_not_there_merge() -> None:
 
 
 def test_a_text_encoder_has_its_places() -> None:
-    sizes = {"hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    sizes: dict[str, Any] = {
+        "hidden_size": 8,
+        "intermediate_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+    }
     model = attach(CLIPTextModel(CLIPTextConfig(vocab_size=20, **sizes)), dp.DiffFitConfig())
     gammas = [key for key, _ in model.named_parameters() if "delta_gamma" in key]
     places = [key.partition(".layers.")[2].partition(".difffit")[0] for key in gammas]

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 import diffusion_peft as dp
 from peft_runs.optim import build_optimizer
@@ -84,7 +85,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(name: str, reentrant: b
     base_model = model.get_base_model()
 
     def checkpointed(function: Any, *args: Any, **kwargs: Any) -> Any:
-        return torch.utils.checkpoint.checkpoint(function, *args, use_reentrant=reentrant, **kwargs)
+        return checkpoint(function, *args, use_reentrant=reentrant, **kwargs)
 
     base_model.enable_gradient_checkpointing(checkpointed)
     model.train()
