@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import re
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,10 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 
+import diffusion_peft as dp
 from peft_kernels.loading import load_adapter
 
-from .difffit_models import MODELS, attach, base, everything, gradients, move, run
+from .difffit_models import DENOISERS, MODELS, attach, base, everything, gradients, move, run
 
 
 def trained(name: str, **fields: Any) -> PeftModel:
@@ -44,12 +44,10 @@ def test_every_trainable_parameter_is_the_adapters_and_gets_a_gradient(name: str
     found = gradients(model, lambda: run(name, model))
     assert found
     assert all(".difffit_adapter.default." in key for key in found)
-    # What the prompt asks in SD3's last block goes nowhere, and one token (the small UNet's middle) attends to itself
-    # whatever it asks: their gradients are there, and 0.
-    nowhere = re.compile(r".*(transformer_blocks\.1\.attn\.add_q_proj|mid_block.*attn1\.to_[qk])\..*")
+    # What the prompt asks in SD3's last block goes nowhere: its gradient is there, and 0.
     still = [key for key, gradient in found.items() if not gradient.abs().sum() > 0]
-    assert [key for key in still if not nowhere.fullmatch(key)] == []
-    assert bool(still) == (name in ("sd3", "sd15"))
+    assert [key for key in still if ".transformer_blocks.1.attn.add_q_proj." not in key] == []
+    assert bool(still) == (name == "sd3")
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -104,14 +102,14 @@ def test_two_adapters_switch_and_go_without_residue(name: str) -> None:
     assert not [key for key, _ in model.named_parameters() if "second" in key.split(".")]
 
 
-@pytest.mark.parametrize("name", ["pixart", "sd3", "flux", "sd15"])  # DiT has no such calls
-def test_diffusers_own_calls_weigh_between_base_and_trained(name: str) -> None:
+@pytest.mark.parametrize("name", DENOISERS)
+def test_weights_interpolate_between_base_and_trained(name: str, tmp_path: Path) -> None:
     model, expected = base(name), run(name, base(name))
-    model.add_adapter(everything(name), "one")
+    dp.add_adapter(model, everything(name), "one")
     move(model, "one")
     outputs = {}
     for weight in (0.0, 0.5, 1.0):
-        model.set_adapters("one", weight)
+        dp.set_adapters(model, "one", weight)
         outputs[weight] = run(name, model)
     assert torch.equal(outputs[0.0], expected)
     half = attach(base(name), everything(name))
@@ -124,10 +122,14 @@ def test_diffusers_own_calls_weigh_between_base_and_trained(name: str) -> None:
     torch.testing.assert_close(run(name, half), outputs[0.5])
     plain = half.merge_and_unload()  # type: ignore[operator]
     torch.testing.assert_close(run(name, plain), outputs[0.5], rtol=1e-5, atol=1e-5)
-    model.disable_adapters()
+    dp.disable_adapters(model)
     assert torch.equal(run(name, model), expected)
-    model.enable_adapters()
-    model.delete_adapters("one")
+    dp.enable_adapters(model)
+    dp.save_adapter(model, tmp_path, "one")
+    other = base(name)
+    dp.load_adapter(other, tmp_path)
+    assert torch.equal(run(name, other.eval()), outputs[1.0])
+    dp.delete_adapters(model, "one")
     assert torch.equal(run(name, model), expected)
 
 
