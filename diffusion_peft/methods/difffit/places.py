@@ -93,6 +93,8 @@ def raw_tensors(config: DiffFitConfig, model: nn.Module) -> list[str]:
 def trained(config: DiffFitConfig, module: nn.Module, is_table: bool = False) -> dict[str, Shape]:
     """The tensors of a module that get a summand, by shape."""
     own = {name: tuple(p.shape) for name, p in module.named_parameters(recurse=False)}
+    if any(True for _ in module.children()) and not isinstance(module, nn.MultiheadAttention):
+        return {}  # what it holds itself are raw parameters
     if isinstance(module, nn.MultiheadAttention):
         own |= {f"out_proj.{n}": tuple(p.shape) for n, p in module.out_proj.named_parameters(recurse=False)}
     biases = {name: shape for name, shape in own.items() if name.endswith("bias") and len(shape) == 1}

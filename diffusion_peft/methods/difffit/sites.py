@@ -65,12 +65,16 @@ _TWO_STREAMS = {
     "ffn": ("ff.net.2", "ff_context.net.2"),
     "ffn_hidden": ("ff.net.0.proj", "ff_context.net.0.proj"),
 }
+_ENDS = {"attn_out": ("attn.proj",), "o": ("attn.proj",), "ffn_out": ("mlp.fc2",), "ffn": ("mlp.fc2",)}
 _UNET = tuple(rf"{part}\.attentions\.\d+\.transformer_blocks\.\d+"
               for part in (r"down_blocks\.\d+", "mid_block", r"up_blocks\.\d+"))  # fmt: skip
 
 FAMILIES = (
     Family(("DiT", "VisionTransformer", "VisionTransformerDistilled"), (r"blocks\.\d+",), _fused("attn", "mlp")),
     Family(("SwinTransformer",), (r"layers\.\d+\.blocks\.\d+",), _fused("attn", "mlp")),
+    # These read the weight of their qkv themselves and add biases of their own: no factor stands on it.
+    Family(("Eva", "Beit"), (r"blocks\.\d+",), _ENDS),
+    Family(("SwinTransformerV2",), (r"layers\.\d+\.blocks\.\d+",), _ENDS),
     # A factor before a layer scale is that layer scale: it is trained instead.
     Family(("ConvNeXt",), (r"stages\.\d+\.blocks\.\d+",), {"ffn_out": ("gamma",), "ffn_hidden": ("mlp.fc1",)}),
     Family(("ResNet",), (), {}),  # the norm after every convolution has the factor
