@@ -93,7 +93,7 @@ def test_two_adapters_switch_and_go_without_residue(name: str) -> None:
     assert (second - first).abs().max() > 1e-2
     model.set_adapter("default")
     assert torch.equal(run(name, model), first)
-    model.base_model.set_adapter(["default", "second"])
+    model.base_model.set_adapter(["default", "second"])  # type: ignore[operator]
     both = run(name, model)
     assert min((both - one).abs().max() for one in (first, second)) > 1e-2
     model.set_adapter("default")

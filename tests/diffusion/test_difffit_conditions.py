@@ -133,7 +133,7 @@ def test_two_class_tables_are_not_in_force_at_once() -> None:
     adapted.add_adapter("second", dp.DiffFitConfig(num_classes=5))
     adapted.set_adapter("second")
     assert labels(adapted, 5).isfinite().all()
-    adapted.base_model.set_adapter(["default", "second"])
+    adapted.base_model.set_adapter(["default", "second"])  # type: ignore[operator]
     with pytest.raises(ValueError, match="3 classes and 5 classes cannot be in force at once"):
         labels(adapted, 1)
 
