@@ -10,7 +10,7 @@ from peft import PeftConfig
 from safetensors import safe_open
 from torch import Tensor
 
-from peft_runs.adapter_formats import ALPHA, DOWN, RANK_PARTS, UP, Recognised
+from peft_kernels.adapter_formats import ALPHA, DOWN, RANK_PARTS, UP, Recognised
 
 
 @dataclass

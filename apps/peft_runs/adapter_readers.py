@@ -6,7 +6,7 @@ these programs move on, so an answer is about what they were then.
 
 from peft.utils import PeftType
 
-from peft_runs.adapter_formats import Recognised
+from peft_kernels.adapter_formats import Recognised
 
 _FLAT = "the names of the layers are written with underscores, which it does not take apart"
 

@@ -19,10 +19,10 @@ from peft.utils.constants import DUMMY_TARGET_MODULES
 
 from peft_kernels.adapter_files import AdapterError, find_adapter, read_config, refuse_pickle
 from peft_kernels.adapter_fit import match
+from peft_kernels.adapter_formats import NAMINGS, Recognised, recognise
 from peft_kernels.adapter_tensors import TensorInfo, read_header
 from peft_kernels.loading import expected_tensors
 from peft_kernels.registry import methods
-from peft_runs.adapter_formats import NAMINGS, Recognised, recognise
 from peft_runs.adapter_layers import LayerReport, read_layers
 from peft_runs.adapter_readers import readers
 from peft_runs.base_models import bare_model, is_pipeline

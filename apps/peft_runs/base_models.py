@@ -14,9 +14,9 @@ from torch import nn
 import vision_peft  # noqa: F401 (registers its models)
 from diffusion_peft.embedded import NAMES as PIPELINES
 from peft_kernels.adapter_files import refuse_pickle
+from peft_kernels.adapter_formats import PEFT_ROOT
 from peft_kernels.adapter_tensors import TensorInfo
 from peft_kernels.data_errors import DataError
-from peft_runs.adapter_formats import PEFT_ROOT
 from peft_runs.errors import RunError, UsageError, unknown
 
 

@@ -15,10 +15,10 @@ from peft.utils import PeftType
 from peft.utils.constants import DUMMY_TARGET_MODULES
 from torch import Tensor, nn
 
+from peft_kernels.adapter_formats import PEFT_ROOT
 from peft_kernels.slices import rows_of
 from peft_kernels.targets import reads_own_weight
 from peft_kernels.tensors import CHILD
-from peft_runs.adapter_formats import PEFT_ROOT
 from peft_runs.errors import RunError
 
 # Why a method has no exact form in PEFT.

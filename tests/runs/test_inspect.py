@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from peft_kernels.adapter_formats import recognise
 from peft_kernels.registry import methods
-from peft_runs.adapter_formats import recognise
 from tests.kernels.saved_adapters import WEIGHTS, edit, saved, setting
 from tests.runs.command import here
 from tests.runs.saved import MODEL, base, save_all

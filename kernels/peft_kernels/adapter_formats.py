@@ -23,15 +23,16 @@ NAMINGS = {
     "diffusers": r"(unet|prior|transformer(_\d)?|text_encoder(_\d)?)\.",
     "ComfyUI": r"(diffusion_model|text_encoders)\.",
 }
-DOWN, UP, ALPHA = "down", "up", "alpha"
+DOWN, UP, MID, ALPHA, DORA_SCALE = "down", "up", "mid", "alpha", "dora_scale"
 # Method, part and how the key ends, in the files of other programs; the text before it is the layer.
 _ENDINGS = (
     ("LoRA", DOWN, r"\.lora_(A|down)\.weight"),
     ("LoRA", UP, r"\.lora_(B|up)\.weight"),
     ("LoRA", DOWN, r"(_lora|\.lora|\.lora_linear_layer)\.down\.weight"),
     ("LoRA", UP, r"(_lora|\.lora|\.lora_linear_layer)\.up\.weight"),
-    ("LoRA, Tucker", "mid", r"\.lora_mid\.weight"),
-    ("DoRA", "magnitude", r"\.(dora_scale|lora_magnitude_vector(\.weight)?)"),
+    ("LoRA, Tucker", MID, r"\.lora_mid\.weight"),
+    ("DoRA", DORA_SCALE, r"\.dora_scale"),
+    ("DoRA", "lora_magnitude_vector", r"\.lora_magnitude_vector(\.weight)?"),
     ("LoHa", None, r"\.hada_(w[12]_[ab]|t[12])"),
     ("LoKr", None, r"\.lokr_(w[12](_[ab])?|t[12])"),
     ("GLoRA", None, r"\.(a1|a2|b1|b2|bm)\.weight"),
