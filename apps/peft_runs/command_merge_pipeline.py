@@ -30,16 +30,24 @@ def run(family: Family, words: list[str]) -> None:
 
     adapters = [Weighed.read(text) for text in options.adapter]
     merged = merge_pipeline(adapters, options.out, options.pipeline, options.dtype)
-    if options.dtype != "float32":
+    tell(family, options.out, merged, options.dtype)
+
+
+def tell(family: Family, out: Path, merged: object, dtype: str) -> None:
+    """Say what was written, and how it is loaded."""
+    from peft_runs.merging_pipeline import MergedPipeline
+
+    assert isinstance(merged, MergedPipeline)
+    if dtype != "float32":
         print(
-            f"{family.program}: {options.dtype} rounds every weight, small changes of large weights away; "
+            f"{family.program}: {dtype} rounds every weight, small changes of large weights away; "
             "the difference below includes it",
             file=sys.stderr,
         )
-    size = sum(path.stat().st_size for path in options.out.rglob("*.safetensors"))
-    print(f"wrote {options.out}: {merged.pipeline} with another {merged.part} ({size:,} bytes of {options.dtype})")
+    size = sum(path.stat().st_size for path in out.rglob("*.safetensors"))
+    print(f"wrote {out}: {merged.pipeline} with another {merged.part} ({size:,} bytes of {dtype})")
     print(
         f"largest difference of the {merged.part}'s outputs, adapted to merged: {merged.difference:.3g} "
         f"(outputs up to {merged.largest:.3g})"
     )
-    print(f"load it: DiffusionPipeline.from_pretrained({str(options.out)!r})")
+    print(f"load it: DiffusionPipeline.from_pretrained({str(out)!r})")

@@ -31,6 +31,8 @@ REASONS = {
     "FULL": "PEFT trains whole modules in full and no single tensors, such as class tokens",
     "ADAPTER_PLUS": "PEFT has no bottleneck adapters",
     "VPT": "PEFT's prompts are for language models",
+    "DIFFFIT": "PEFT has no method that trains biases, norms and scale factors together",
+    "SARA": "PEFT's sparse method trains as many entries as a rank has, not those below a threshold",
 }
 
 
@@ -47,7 +49,7 @@ def peft_form(
     Raises:
         RunError: there is no such form; the reason is told.
     """
-    kind = str(getattr(config.peft_type, "value", config.peft_type))
+    kind = kind_of(config)
     if kind in {known.value for known in PeftType}:
         return config, dict(tensors)
     raw = next((key for key in tensors if CHILD in key.split(".")), None)
@@ -56,6 +58,11 @@ def peft_form(
             raise RunError(f"no exact form in PEFT: it saves whole modules, and {raw!r} is a parameter of its own")
         return (_sliced if kind == "SLICED_LORA" else _probe)(config, tensors, model)
     raise RunError(f"no exact form in PEFT: {REASONS.get(kind, f'PEFT has no method {kind}')}")
+
+
+def kind_of(config: PeftConfig) -> str:
+    """The method's name in PEFT's table of methods."""
+    return str(getattr(config.peft_type, "value", config.peft_type))
 
 
 def _common(config: Any) -> dict[str, Any]:

@@ -16,15 +16,15 @@ from peft_kernels.adapter_formats import ALPHA, DORA_SCALE, DOWN, MID, UP
 
 
 def as_peft_has_them(
-    kind: str, layer: str, parts: Mapping[str, Tensor], model: nn.Module
+    kind: str, layer: str, parts: Mapping[str, Tensor], base: nn.Module
 ) -> tuple[dict[str, Tensor], float]:
     """The parts by PEFT's names, and the scale.
 
     Args:
         kind: a key of `PARTS`.
-        layer: the layer's name in ``model``.
+        layer: the layer's name, for messages.
         parts: its tensors by part as `recognise` tells them.
-        model: the base model.
+        base: the layer.
 
     Raises:
         NoFormError: a part is missing, or PEFT has no place for one.
@@ -32,7 +32,7 @@ def as_peft_has_them(
     parts = dict(parts)
     alpha = float(parts.pop(ALPHA)) if ALPHA in parts else None
     if kind == LORA:
-        made = _lora(layer, parts, model)
+        made = _lora(layer, parts, base)
         rank = made["lora_A"].shape[0]
     else:
         _require(layer, parts, PARTS[kind])
@@ -46,10 +46,9 @@ def as_peft_has_them(
     return made, alpha / rank if alpha and rank else 1.0
 
 
-def _lora(layer: str, parts: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+def _lora(layer: str, parts: Mapping[str, Tensor], base: nn.Module) -> dict[str, Tensor]:
     _require(layer, parts, (DOWN, UP, MID, DORA_SCALE, MAGNITUDE), (DOWN, UP))
-    weight = model.get_submodule(layer).weight
-    out, *inner = weight.shape  # type: ignore[union-attr]
+    out, *inner = base.weight.shape  # type: ignore[union-attr]
     down, up = parts[DOWN], parts[UP]
     rank = up.shape[1]
     if MID in parts:

@@ -17,7 +17,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
-from peft import PeftConfig
+from peft import PeftConfig, PeftModel
 from peft.utils import CONFIG_NAME
 from torch import Tensor, nn
 
@@ -26,10 +26,10 @@ from diffusion_peft.formats.low_rank import LOHA, LOKR, LORA, LowRank, NoFormErr
 from diffusion_peft.formats.names import component, flat, flat_names, sgm_names
 from diffusion_peft.formats.to_peft import to_peft
 from peft_kernels.adapter_files import AdapterError, refuse_pickle
-from peft_kernels.adapter_fit import check_fit, describe
+from peft_kernels.adapter_fit import describe
 from peft_kernels.adapter_formats import Recognised, recognise
-from peft_kernels.adapter_tensors import TensorInfo, read_header, read_tensors
-from peft_kernels.loading import expected_tensors
+from peft_kernels.adapter_tensors import read_header, read_tensors
+from peft_kernels.targets import plain_modules
 
 _KINDS = {"LoRA": LORA, "LoRA, Tucker": LORA, "DoRA": LORA, "LoHa": LOHA, "LoKr": LOKR}
 _TEXT = re.compile(r"lora_(prior_)?te\d?_|text_encoders?(_\d)?\.|lycoris_text_model_")
@@ -73,15 +73,15 @@ def resolve(found: Recognised, model: nn.Module) -> Names:
 
 
 def read_foreign(path: str | Path, model: nn.Module, part: str | None = None) -> tuple[PeftConfig, dict[str, Tensor]]:
-    """The adapter in a file of another program, as PEFT has it.
+    """The adapter in a file of another program, as PEFT has it; whether all its shapes fit is not yet compared.
 
     Args:
         path: a safetensors file.
-        model: the denoiser that it is for, on the meta device if need be.
+        model: the denoiser that it is for, on the meta device if need be; adapters that it carries are passed over.
         part: ``"unet"`` or ``"transformer"`` leaves out what is for text encoders, which otherwise raises.
 
     Returns:
-        Configuration and tensors by PEFT's keys, checked against ``model``.
+        Configuration, and tensors by PEFT's keys.
 
     Raises:
         AdapterError: the file is a pickle or damaged, holds NaN, no LoRA, LoHa or LoKr or several of them, factors that
@@ -89,37 +89,39 @@ def read_foreign(path: str | Path, model: nn.Module, part: str | None = None) ->
     """
     path = Path(path)
     refuse_pickle(path)
+    model = model.get_base_model() if isinstance(model, PeftModel) else model  # type: ignore[assignment]
     if part not in (None, component(model)):
         raise AdapterError(f"the part {part!r} is not what {describe(model)} is: expected {component(model)!r}")
     infos, header = read_header(path)
     found = recognise(infos)
+    kind = _kind(found, path)
+    names = resolve(found, model)
+    _check_names(names, path, model, part)
+    saved = _saved_config(header, component(model))
+    tensors, bases = read_tensors(path), dict(plain_modules(model))
+    low_rank = LowRank(kind, {}, {})
+    try:
+        for layer, place in names.matched.items():
+            if place in low_rank.layers:
+                raise NoFormError(f"{place!r} is there under two names, one of them {layer!r}")
+            parts = {name: tensors[key] for name, key in found.layers[layer].items()}
+            low_rank.layers[place], scale = as_peft_has_them(kind, place, parts, bases[place])
+            low_rank.scales[place] = scale if saved is None else scale_of(saved, place)
+        return to_peft(low_rank, model)
+    except NoFormError as error:
+        raise AdapterError(f"{path}: {error}") from None
+
+
+def _kind(found: Recognised, path: Path) -> str:
     if found.naming == "PEFT":
-        raise AdapterError(f"{path} is PEFT's, whose alpha is in the {CONFIG_NAME} beside it: load the folder")
-    kinds = {_KINDS.get(kind, kind) for kind in found.kinds}
-    if not kinds or not kinds <= set(_KINDS.values()):
+        raise AdapterError(f"{path} is PEFT's, whose alpha is in the {CONFIG_NAME} beside it: give the folder")
+    kinds = {_KINDS.get(kind) for kind in found.kinds}
+    if not kinds or None in kinds:
         what = ", ".join(found.kinds) or "no adapter that is known"
         raise AdapterError(f"{path} holds {what}; LoRA, LoHa and LoKr can be read")
     if len(kinds) > 1:
         raise AdapterError(f"{path} mixes {' and '.join(found.kinds)}, each of which would be an adapter of its own")
-    names = resolve(found, model)
-    _check_names(names, path, model, part)
-    tensors = read_tensors(path)
-    layers: dict[str, dict[str, Tensor]] = {}
-    for layer, place in names.matched.items():
-        if place in layers:
-            raise AdapterError(f"{path} has {place!r} under two names, one of them {layer!r}")
-        layers[place] = {part: tensors[key] for part, key in found.layers[layer].items()}
-    try:
-        kind = kinds.pop()
-        shaped = {place: as_peft_has_them(kind, place, parts, model) for place, parts in layers.items()}
-        saved = _saved_config(header, component(model))
-        scales = {place: scale if saved is None else scale_of(saved, place) for place, (_, scale) in shaped.items()}
-        config, made = to_peft(LowRank(kind, {place: parts for place, (parts, _) in shaped.items()}, scales), model)
-    except NoFormError as error:
-        raise AdapterError(f"{path}: {error}") from None
-    written = {key: TensorInfo("F32", tuple(tensor.shape)) for key, tensor in made.items()}
-    check_fit(expected_tensors(model, config, str(path)), written, str(path), model, config)
-    return config, made
+    return str(kinds.pop())
 
 
 def _check_names(names: Names, path: Path, model: nn.Module, part: str | None) -> None:

@@ -28,19 +28,19 @@ def to_peft(found: LowRank, model: nn.Module) -> tuple[PeftConfig, dict[str, Ten
     Raises:
         NoFormError: PEFT has no such layers; the reason is told.
     """
-    order = [name for name, _ in plain_modules(model) if name in found.layers]
-    common = {"target_modules": compress(model, order), "inference_mode": True}
+    bases = {name: module for name, module in plain_modules(model) if name in found.layers}
+    common = {"target_modules": compress(model, list(bases)), "inference_mode": True}
     if found.kind == LORA:
         config = _lora(found, common)
     elif found.kind == LOHA:
         tucker = any("hada_t1" in parts for parts in found.layers.values())
         config = LoHaConfig(use_effective_conv2d=tucker, **_sizes(found, "alpha"), **common)
     else:
-        config = _lokr(found, model, common)
+        config = _lokr(found, bases, common)
     ends = {"lora_A": ".weight", "lora_B": ".weight"}
     return config, {
         f"{PEFT_ROOT}{layer}.{part}{ends.get(part, '')}": tensor
-        for layer in order
+        for layer in bases
         for part, tensor in found.layers[layer].items()
     }
 
@@ -70,11 +70,11 @@ def _whole(value: float) -> float:
     return near if abs(value - near) < 1e-9 * max(1, abs(value)) else value
 
 
-def _lokr(found: LowRank, model: nn.Module, common: dict[str, Any]) -> LoKrConfig:
+def _lokr(found: LowRank, bases: dict[str, nn.Module], common: dict[str, Any]) -> LoKrConfig:
     flat: dict[str, Tensor] = {}
     for layer, parts in found.layers.items():
         for part in parts:
-            flat[f"{layer}.{part}"] = torch.empty(_matrix(part, parts, model.get_submodule(layer)), device="meta")
+            flat[f"{layer}.{part}"] = torch.empty(_matrix(part, parts, bases[layer]), device="meta")
     try:  # diffusers finds the factorisation and the ranks under which PEFT makes these shapes, of linear layers
         shapes = _create_lokr_config({key: t for key, t in flat.items() if t.numel()}, None)
     except ValueError:
