@@ -63,11 +63,15 @@ def load_adapter(
     strict: bool = True,
     subfolder: str | None = None,
     revision: str | None = None,
+    part: str | None = None,
 ) -> nn.Module:
     """Put a saved adapter of any method on a model of diffusers, a `PeftModel` of one, or a pipeline's denoiser.
 
     All of the file is checked before the model is changed, as by `peft_kernels.loading.load_adapter`, whose arguments
     these are. The new adapter is the only active one; on a `PeftModel`, where PEFT does not activate it, that stays so.
+
+    ``path`` may also be a LoRA, LoHa or LoKr file of diffusers, kohya's programs or ComfyUI, which becomes an adapter
+    of PEFT's; ``part`` (``"unet"``, ``"transformer"``) leaves out what such a file holds for text encoders.
 
     Returns:
         The model that carries it.
@@ -78,15 +82,21 @@ def load_adapter(
     """
     carrier = denoiser(model)
     with as_before_on_failure(carrier):
-        loading.inject_adapter(
-            carrier,
-            path,
-            adapter_name,
-            is_trainable=is_trainable,
-            strict=strict,
-            subfolder=subfolder,
-            revision=revision,
-        )
+        if Path(path).is_file():
+            from diffusion_peft.formats.reading import read_foreign  # late: diffusers' loaders take long to import
+
+            found = read_foreign(path, carrier, part)
+            loading.inject_tensors(carrier, *found, str(path), adapter_name, is_trainable=is_trainable)
+        else:
+            loading.inject_adapter(
+                carrier,
+                path,
+                adapter_name,
+                is_trainable=is_trainable,
+                strict=strict,
+                subfolder=subfolder,
+                revision=revision,
+            )
         if not isinstance(carrier, PeftModel):
             switching.set_adapters(carrier, adapter_name)
         _mark(carrier)

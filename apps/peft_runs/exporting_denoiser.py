@@ -15,7 +15,7 @@ from diffusion_peft.formats.reading import read_foreign
 from diffusion_peft.formats.writing import written
 from peft_kernels.adapter_files import find_adapter, read_config
 from peft_kernels.adapter_fit import check_fit
-from peft_kernels.adapter_tensors import TensorInfo, read_header, read_tensors
+from peft_kernels.adapter_tensors import described, read_header, read_tensors
 from peft_kernels.loading import expected_tensors
 from peft_runs.base_models import bare_model
 from peft_runs.durable import whole_folder
@@ -86,8 +86,7 @@ def _read(adapter: Path, name: str | None, part: str | None) -> tuple[PeftConfig
         model = bare_model(name, {})
         config, tensors = read_foreign(adapter, model, part)
         config.base_model_name_or_path = name
-        infos = {key: TensorInfo("F32", tuple(tensor.shape)) for key, tensor in tensors.items()}
-        check_fit(expected_tensors(model, config, str(adapter)), infos, str(adapter), model, config)
+        check_fit(expected_tensors(model, config, str(adapter)), described(tensors), str(adapter), model, config)
         return config, tensors, model
     files = find_adapter(adapter)
     config = read_config(files.config)

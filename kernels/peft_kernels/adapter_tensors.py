@@ -50,6 +50,11 @@ def read_header(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
         raise AdapterError(f"{path} is not a whole safetensors file: {_what_is_wrong(path) or error}") from None
 
 
+def described(tensors: Mapping[str, Tensor]) -> dict[str, TensorInfo]:
+    """What a header would say of tensors; of their types only the group is told."""
+    return {key: TensorInfo(_GROUPS[group_of(tensor)][0], tuple(tensor.shape)) for key, tensor in tensors.items()}
+
+
 def _what_is_wrong(path: Path) -> str | None:
     """The sizes that do not fit, in words; ``None`` where safetensors' own message says it better."""
     try:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from peft_kernels.adapter_files import AdapterError, AdapterFiles, find_adapter, read_config
 from peft_kernels.adapter_fit import Expected, check_fit, check_wrapper, describe, trained_on
 from peft_kernels.adapter_state import adapter_state, name_in_file, write_adapter_state
-from peft_kernels.adapter_tensors import group_of, read_header, read_tensors
+from peft_kernels.adapter_tensors import described, group_of, read_header, read_tensors
 from peft_kernels.attaching import as_before_on_failure, attach
 from peft_kernels.entries import Entries
 from peft_kernels.layer import AdapterLayer
@@ -83,14 +83,39 @@ def inject_adapter(
     _load(model, files, adapter_name, is_trainable, strict, autocast_adapter_dtype, bare=True)
 
 
-def _load(
-    model: nn.Module, files: AdapterFiles, name: str, is_trainable: bool, strict: bool, autocast: bool, bare: bool
-) -> nn.Module:
+def inject_tensors(
+    model: nn.Module,
+    config: PeftConfig,
+    tensors: dict[str, Tensor],
+    source: str,
+    adapter_name: str = "default",
+    *,
+    is_trainable: bool = False,
+) -> None:
+    """`inject_adapter` of what another program's file ``source`` holds, as PEFT has it; its fit is checked first.
+
+    Raises:
+        AdapterError: it is for another model, or the name is taken.
+    """
+    _refuse_name(model, adapter_name)
+    config.inference_mode = not is_trainable
+    expected = expected_tensors(model, config, source, adapter_name, bare=True)
+    check_fit(expected, described(tensors), source, model, config)
+    _put(model, config, tensors, expected, adapter_name, is_trainable, autocast=True, bare=True)
+
+
+def _refuse_name(model: nn.Module, name: str) -> None:
     if name in getattr(model, "peft_config", {}):
         raise AdapterError(
             f"the model has an adapter called {name!r} already: give another `adapter_name`, "
             "or exchange its tensors with `hotswap_adapter`"
         )
+
+
+def _load(
+    model: nn.Module, files: AdapterFiles, name: str, is_trainable: bool, strict: bool, autocast: bool, bare: bool
+) -> nn.Module:
+    _refuse_name(model, name)
     config = read_config(files.config)
     config.inference_mode = not is_trainable
     if isinstance(config, ShiraConfig):
@@ -100,6 +125,19 @@ def _load(
     expected = expected_tensors(model, config, str(files.config), name, bare)
     check_fit(expected, infos, str(files.weights), model, config, strict)
     tensors = read_tensors(files.weights, expected.limits, expected.ascending)
+    return _put(model, config, tensors, expected, name, is_trainable, autocast, bare)
+
+
+def _put(
+    model: nn.Module,
+    config: PeftConfig,
+    tensors: dict[str, Tensor],
+    expected: Expected,
+    name: str,
+    is_trainable: bool,
+    autocast: bool,
+    bare: bool,
+) -> nn.Module:
     state = {key: tensor for key, tensor in tensors.items() if key in expected.tensors}
     whole = len(state) == len(expected.tensors)
     unborn = whole and _start_is_unseen(config)

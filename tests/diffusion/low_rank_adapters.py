@@ -51,9 +51,10 @@ def targets(model: nn.Module) -> list[str]:
     return UNET if type(model).__name__.startswith("UNet") else TRANSFORMER
 
 
-def adapted(name: str, model: nn.Module) -> Any:
+def adapted(name: str, model: nn.Module, layers: list[str] | None = None) -> Any:
     """A copy of the model with such an adapter."""
-    found = get_peft_model(copy.deepcopy(model), CONFIGS[name](targets(model))).eval()  # type: ignore[arg-type]
+    config = CONFIGS[name](layers or targets(model))
+    found = get_peft_model(copy.deepcopy(model), config).eval()  # type: ignore[arg-type]
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for parameter in found.parameters():
@@ -62,9 +63,9 @@ def adapted(name: str, model: nn.Module) -> Any:
     return found
 
 
-def saved(name: str, model: nn.Module) -> tuple[PeftConfig, dict[str, Tensor], Any]:
+def saved(name: str, model: nn.Module, layers: list[str] | None = None) -> tuple[PeftConfig, dict[str, Tensor], Any]:
     """Configuration, tensors and the adapted model."""
-    found = adapted(name, model)
+    found = adapted(name, model, layers)
     return found.peft_config["default"], get_peft_model_state_dict(found), found
 
 
