@@ -5,7 +5,6 @@ Nothing is attached or run; tensors are read a layer at a time.
 
 import dataclasses
 import math
-import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -19,12 +18,12 @@ from peft.utils.constants import DUMMY_TARGET_MODULES
 
 from peft_kernels.adapter_files import AdapterError, find_adapter, read_config, refuse_pickle
 from peft_kernels.adapter_fit import match
-from peft_kernels.adapter_formats import NAMINGS, Recognised, recognise
+from peft_kernels.adapter_formats import Recognised, recognise
 from peft_kernels.adapter_tensors import TensorInfo, read_header
 from peft_kernels.loading import expected_tensors
 from peft_kernels.registry import methods
 from peft_runs.adapter_layers import LayerReport, read_layers
-from peft_runs.adapter_readers import readers
+from peft_runs.adapter_readers import PIPELINE, TIMM, readers
 from peft_runs.base_models import bare_model, is_pipeline
 from peft_runs.errors import UsageError
 
@@ -34,7 +33,10 @@ _NOTES = {field.name for field in dataclasses.fields(PeftConfig)} | {"target_mod
 
 @dataclass
 class Fit:
-    """The file against a base model: keys, and for misfits and changed names what was found and expected."""
+    """The file against a base model: keys, and for misfits and changed names what was found and expected.
+
+    Of a file without configuration layers are counted; ``text`` are those for a pipeline's text encoders.
+    """
 
     model: str
     matched: int
@@ -42,6 +44,7 @@ class Fit:
     misfits: list[str]
     missing: list[str]
     unexpected: list[str]
+    text: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -91,7 +94,7 @@ def inspect_adapter(path: Path, model_name: str | None = None) -> Report:
     layers, alphas = read_layers(weights, found, config)
     problems += [f"{layer.name} holds NaN or infinity" for layer in layers if layer.norm is None]
     base = config.base_model_name_or_path if config else metadata.get("ss_sd_model_name")
-    of_timm = isinstance(base, str) and timm.is_model(base)
+    kind = _kind_of_base(base)
     report = Report(
         file=str(weights),
         naming=found.naming,
@@ -106,14 +109,22 @@ def inspect_adapter(path: Path, model_name: str | None = None) -> Report:
         targets=None if targets == DUMMY_TARGET_MODULES else targets,
         trained_in_full=sorted(found.full),
         metadata=metadata,
-        readers=readers(found, _type(config), of_timm),
+        readers=readers(found, _type(config), kind),
         problems=problems,
         layers=layers,
     )
-    wanted = model_name or (base if of_timm or (isinstance(base, str) and is_pipeline(base)) else None)
+    wanted = model_name or (base if kind else None)
     if wanted:
         report.fit = _fit(wanted, infos, found, config, str(weights), problems)
     return report
+
+
+def _kind_of_base(base: str | None) -> str | None:
+    if base is None:
+        return None
+    if timm.is_model(base):
+        return TIMM
+    return PIPELINE if is_pipeline(base) else None
 
 
 def _files(path: Path) -> tuple[Path | None, Path]:
@@ -189,15 +200,7 @@ def _fit(
                 for key in result.misfits
             ]
             return Fit(name, len(result.matched), result.share, misfits, result.missing, result.unexpected)
-    # Without a configuration only the names of the layers can be compared, dots and underscores alike.
-    known = {module.replace(".", "_") for module, _ in model.named_modules()}
-    bare = {layer: _flat(layer, found.naming) for layer in (*found.layers, *found.full)}
-    matched = [layer for layer, short in bare.items() if short in known]
-    others = [layer for layer in bare if layer not in matched] + found.others
-    return Fit(name, len(matched), len(matched) / max(1, len(bare) + len(found.others)), [], [], others)
+    from diffusion_peft.formats.reading import resolve  # late: diffusers' loaders take long to import
 
-
-def _flat(layer: str, naming: str) -> str:
-    """A layer's name without the naming's start, dots as underscores."""
-    start = NAMINGS.get(naming)
-    return re.sub(f"^{start}", "", layer).replace(".", "_") if start else layer.replace(".", "_")
+    names = resolve(found, model)  # without a configuration only the names of the layers can be compared
+    return Fit(name, len(names.matched), names.share, [], [], names.unmatched, names.text)

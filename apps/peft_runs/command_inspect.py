@@ -75,7 +75,7 @@ def _overview(report: dict[str, Any]) -> Table:
     fit = report["fit"]
     if fit:
         row(f"against {fit['model']}", f"{fit['matched']} match, {fit['share']:.0%} of all")
-        for name in ("misfits", "missing", "unexpected"):
+        for name in ("misfits", "missing", "unexpected", "text"):
             row(f"  {name}", f"{len(fit[name])}: {_some(fit[name])}" if fit[name] else None)
     for program, answer in report["readers"].items():
         row(f"read by {program}", answer)

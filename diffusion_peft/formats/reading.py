@@ -59,8 +59,8 @@ class Names:
 def resolve(found: Recognised, model: nn.Module) -> Names:
     """Which layer of ``model`` each layer of a file is for."""
     plain, sgm = flat_names(model), sgm_names(model)
-    names = Names(unmatched=[*found.others, *found.full])
-    for layer in found.layers:
+    names = Names(unmatched=list(found.others))
+    for layer in (*found.layers, *found.full):
         # Older diffusers named attention weights after their processors, and the last one without its place.
         bare = re.sub(r"\.processor(?=\.|$)|_processor(?=_to_)", "", _START.sub("", layer, count=1))
         key = flat(bare)

@@ -31,6 +31,8 @@ def place_of(name: str) -> str:
     if name in NAMES:
         return str(pretrained(name))
     folder = Path(name).expanduser()
+    if folder.name in PARTS and (folder.parent / INDEX).is_file():
+        folder = folder.parent  # what diffusers calls the base of an adapter is the denoiser's own folder
     if folder.is_dir():
         if not (folder / INDEX).is_file():
             raise DataError(f"{folder} holds no pipeline in diffusers' format: {INDEX} is missing")

@@ -156,5 +156,5 @@ def test_adapter_of_a_nameless_model_needs_its_name(tmp_path: Path, capsys: pyte
     assert here(capsys, *words, "--model", "vit_mini")[0] == 0
 
 
-def test_the_table_in_the_documentation_is_what_happens(adapters: Path) -> None:
-    assert PAGE.read_text(encoding="utf-8") == table(adapters), "run `python -m tests.runs.export_table`"
+def test_the_tables_in_the_documentation_are_what_happens(adapters: Path, tmp_path: Path) -> None:
+    assert PAGE.read_text(encoding="utf-8") == table(adapters, tmp_path), "run `python -m tests.runs.export_table`"

@@ -57,6 +57,7 @@ def test_own_adapters_are_named_counted_and_fit(name: str, adapters: Path, capsy
         "misfits": [],
         "missing": [],
         "unexpected": [],
+        "text": [],
     }
     assert told["problems"] == []
     assert told["readers"]["vision-peft"].startswith("yes")
@@ -100,7 +101,12 @@ FOREIGN: dict[str, tuple[dict[str, Tensor], str, str, dict[str, int], dict[str, 
     "kohya LoRA": (KOHYA, "kohya", "LoRA", {"4": 1}, {"diffusers": "in part", "ComfyUI": "yes", "sd-scripts": "yes"}),
     "kohya DoRA": (
         {**KOHYA, f"{UNET}.dora_scale": torch.ones(6, 1)},
-        *("kohya", "LoRA + DoRA", {"4": 1}, {"diffusers": "no: it leaves", "ComfyUI": "yes"}),
+        *(
+            "kohya",
+            "LoRA + DoRA",
+            {"4": 1},
+            {"diffusers": "no: it leaves", "ComfyUI": "in part", "diffusion-peft": "yes"},
+        ),
     ),
     "kohya text encoder": (
         low_rank("lora_te1_text_model_encoder_layers_0_mlp_fc1", "lora_down.weight", "lora_up.weight", 2),
@@ -119,7 +125,13 @@ FOREIGN: dict[str, tuple[dict[str, Tensor], str, str, dict[str, int], dict[str, 
         *("LyCORIS", "LoKr", {"5": 1}, {"diffusers": "in part", "ComfyUI": "yes"}),
     ),
     "OFT": ({f"{UNET}.oft_blocks": torch.ones(2, 3, 3)}, "kohya", "OFT", {}, {"diffusers": "no", "ComfyUI": "yes"}),
-    "IA3": ({f"{UNET}.on_input": torch.tensor(1.0)}, "kohya", "IA3", {}, {"ComfyUI": "no", "LyCORIS": "yes"}),
+    "IA3": (
+        {f"{UNET}.on_input": torch.tensor(1.0)},
+        "kohya",
+        "IA3",
+        {},
+        {"ComfyUI": "no", "diffusion-peft": "no", "LyCORIS": "yes"},
+    ),
     "GLoRA": ({f"{UNET}.a1.weight": torch.ones(4, 4)}, "kohya", "GLoRA", {}, {"ComfyUI": "yes"}),
     "full difference": ({f"{UNET}.diff": torch.ones(6, 8)}, "kohya", "full difference", {}, {"ComfyUI": "yes"}),
     "diffusers": (
