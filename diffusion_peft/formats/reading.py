@@ -22,6 +22,7 @@ from peft.utils import CONFIG_NAME
 from torch import Tensor, nn
 
 from diffusion_peft.formats.factors import as_peft_has_them
+from diffusion_peft.formats.flux import is_flux, layers_of, split
 from diffusion_peft.formats.low_rank import LOHA, LOKR, LORA, LowRank, NoFormError, scale_of
 from diffusion_peft.formats.names import component, flat, flat_names, sgm_names
 from diffusion_peft.formats.to_peft import to_peft
@@ -65,6 +66,8 @@ def resolve(found: Recognised, model: nn.Module) -> Names:
         bare = re.sub(r"\.processor(?=\.|$)|_processor(?=_to_)", "", _START.sub("", layer, count=1))
         key = flat(bare)
         path = plain.get(key) or sgm.get(key) or (plain.get(f"{key}_0") if key.endswith("to_out") else None)
+        if path is None and is_flux(model):
+            path = next((part for part in layers_of(layer) if flat(part) in plain), None)
         if path is not None:
             names.matched[layer] = path
         else:
@@ -92,13 +95,14 @@ def read_foreign(path: str | Path, model: nn.Module, part: str | None = None) ->
     model = model.get_base_model() if isinstance(model, PeftModel) else model  # type: ignore[assignment]
     if part not in (None, component(model)):
         raise AdapterError(f"the part {part!r} is not what {describe(model)} is: expected {component(model)!r}")
-    infos, header = read_header(path)
-    found = recognise(infos)
+    header, tensors, bases = read_header(path)[1], read_tensors(path), dict(plain_modules(model))
+    if is_flux(model):
+        tensors = split(tensors, bases)
+    found = recognise(tensors)
     kind = _kind(found, path)
     names = resolve(found, model)
     _check_names(names, path, model, part)
     saved = _saved_config(header, component(model))
-    tensors, bases = read_tensors(path), dict(plain_modules(model))
     low_rank = LowRank(kind, {}, {})
     try:
         for layer, place in names.matched.items():

@@ -1,7 +1,8 @@
 """Write a low-rank adapter as diffusers, kohya's programs or ComfyUI read it, where that is exact.
 
 ``diffusers``  PEFT's names after ``unet.`` or ``transformer.``, the configuration in the header, as diffusers saves.
-``kohya``      sd-scripts' and LyCORIS's names with an ``alpha`` a layer; SDXL's blocks counted as sd-scripts does.
+``kohya``      sd-scripts' and LyCORIS's names with an ``alpha`` a layer; SDXL's blocks counted as sd-scripts does, and
+               Flux's layers fused.
 ``comfy``      the same for UNets; for transformers diffusers' names, with the scale written into the factors, so that
                no program can pass over it.
 """
@@ -17,6 +18,7 @@ from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
 from peft import PeftConfig
 from torch import Tensor, nn
 
+from diffusion_peft.formats.flux import fuse, is_flux
 from diffusion_peft.formats.low_rank import LOHA, LOKR, LORA, MAGNITUDE, LowRank, NoFormError, from_peft
 from diffusion_peft.formats.names import UNET, component, flat, is_sdxl, sgm_names
 from diffusion_peft.formats.to_peft import to_peft
@@ -59,10 +61,10 @@ def _diffusers(found: LowRank, model: nn.Module) -> Written:
 
 
 def _kohya(found: LowRank, model: nn.Module) -> Written:
+    if is_flux(model):
+        return _with_alphas(fuse(found, model), model, str)
     if component(model) != UNET:
-        raise NoFormError(
-            "sd-scripts names a transformer's layers as its authors' code does, with q, k and v in one matrix"
-        )
+        raise NoFormError(f"of {type(model).__name__} sd-scripts names the layers as its authors' code does, if at all")
     return _unet(found, model)
 
 

@@ -26,7 +26,7 @@ UNET = [
     *("downsamplers.0.conv", "upsamplers.0.conv", "conv_in", "conv_out", "linear_1"),
 ]
 TRANSFORMER = ["to_q", "to_out.0", "add_k_proj", "proj_out", "proj_mlp", "attn1.to_v"]
-CONFIGS: dict[str, Callable[[list[str]], PeftConfig]] = {
+CONFIGS: dict[str, Callable[[Any], PeftConfig]] = {
     "lora": lambda targets: LoraConfig(r=4, lora_alpha=6, target_modules=targets),
     "rank patterns": lambda targets: LoraConfig(
         r=4, lora_alpha=6, target_modules=targets, rank_pattern={"attn1.to_q|attn.to_q": 2, "proj_in": 3}
@@ -51,7 +51,7 @@ def targets(model: nn.Module) -> list[str]:
     return UNET if type(model).__name__.startswith("UNet") else TRANSFORMER
 
 
-def adapted(name: str, model: nn.Module, layers: list[str] | None = None) -> Any:
+def adapted(name: str, model: nn.Module, layers: list[str] | str | None = None) -> Any:
     """A copy of the model with such an adapter."""
     config = CONFIGS[name](layers or targets(model))
     found = get_peft_model(copy.deepcopy(model), config).eval()  # type: ignore[arg-type]
@@ -63,7 +63,9 @@ def adapted(name: str, model: nn.Module, layers: list[str] | None = None) -> Any
     return found
 
 
-def saved(name: str, model: nn.Module, layers: list[str] | None = None) -> tuple[PeftConfig, dict[str, Tensor], Any]:
+def saved(
+    name: str, model: nn.Module, layers: list[str] | str | None = None
+) -> tuple[PeftConfig, dict[str, Tensor], Any]:
     """Configuration, tensors and the adapted model."""
     found = adapted(name, model, layers)
     return found.peft_config["default"], get_peft_model_state_dict(found), found

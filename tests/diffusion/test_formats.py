@@ -37,7 +37,7 @@ CASES = [
 CLOSE: dict[str, Any] = {"rtol": 0, "atol": 1e-5}
 # Of these kohya's files hold the very factors; in the others alpha does not say all of the scale.
 BIT_EQUAL = ("lora", "rank patterns", "rslora", "dora", "loha", "loha, Tucker", "lokr, all products")
-TRANSFORMERS = "q, k and v in one matrix"
+TRANSFORMERS = "as its authors' code does"
 PIPELINES: dict[str, Any] = {
     "sd15": StableDiffusionPipeline,
     "sdxl": StableDiffusionXLPipeline,
@@ -50,7 +50,7 @@ def reason(architecture: str, name: str, to: str) -> str | None:
     """Why an adapter is not written in a format; ``None`` where it is."""
     unet = architecture in ("sd15", "sdxl")
     if to == "kohya":
-        return None if unet else TRANSFORMERS
+        return None if unet else "no name for 'proj_out'" if architecture == "flux" else TRANSFORMERS
     if to == "diffusers":
         if architecture in ("dit", "pixart"):
             return "loads no adapters"
@@ -112,6 +112,43 @@ def test_diffusers_loads_what_was_written(name: str, architecture: str, tmp_path
         torch.testing.assert_close(output(architecture, base), output(architecture, adapted), **CLOSE)
         pipe.unload_lora_weights()
         assert torch.equal(output(architecture, base), plain)
+
+
+# Flux's layers that sd-scripts has in one matrix with others, and those that it has by themselves.
+FUSED = [
+    "attn.to_q",
+    "attn.to_v",
+    "add_k_proj",
+    "add_v_proj",
+    "ff_context.net.2",
+    "norm1.linear",
+    "proj_mlp",
+    "0.proj_out",
+]
+
+
+@pytest.mark.parametrize("name", ["lora", "rank patterns", "alpha patterns"])
+def test_flux_is_fused_for_kohya_and_taken_apart_again(name: str, tmp_path: Path) -> None:
+    base = small("flux")
+    config, tensors, adapted = saved(name, base, FUSED)
+    made, header = written(config, tensors, base, "kohya")
+    assert made["lora_unet_double_blocks_0_img_attn_qkv.lora_up.weight"].shape[0] == 3 * 16
+    assert made["lora_unet_single_blocks_0_linear1.lora_down.weight"].shape[0] > 4
+    save_file(made, tmp_path / "file.safetensors", header)
+    found, read = read_foreign(tmp_path / "file.safetensors", base)
+    torch.testing.assert_close(output("flux", loaded(found, read, base)), output("flux", adapted), **CLOSE)
+    assert {key: tensor.shape for key, tensor in read.items()} == {key: t.shape for key, t in tensors.items()}
+
+
+def test_diffusers_takes_fluxs_double_blocks_apart_alike(tmp_path: Path) -> None:
+    """Of single blocks its reader takes the published widths for granted."""
+    pipe = pipeline("flux")
+    targets = "transformer_blocks.*(to_q|to_v|add_k_proj|ff.net.2)"
+    config, tensors, adapted = saved("lora", pipe.transformer, targets)
+    made, header = written(config, tensors, pipe.transformer, "kohya")
+    save_file(made, tmp_path / "file.safetensors", header)
+    pipe.load_lora_weights(str(tmp_path), weight_name="file.safetensors")
+    torch.testing.assert_close(output("flux", pipe.transformer), output("flux", adapted), **CLOSE)
 
 
 @pytest.mark.parametrize("name", ["lokr", "lokr, whole factors"])

@@ -22,7 +22,13 @@ from tests.kernels.saved_adapters import CONFIG, WEIGHTS, edit
 from tests.runs.command import one_thread
 from tests.runs.saved_denoisers import BASE, outputs
 
-TARGETS = {"sd1": ["to_q", "to_out.0", "conv1"], "sdxl": ["to_q", "conv1"], "flux": ["to_q"], "dit": ["to_q"]}
+TARGETS = {
+    "sd1": ["to_q", "to_out.0", "conv1"],
+    "sdxl": ["to_q", "conv1"],
+    "sd3": ["to_q"],
+    "flux": ["to_q", "proj_mlp"],
+    "dit": ["to_q"],
+}
 TEXT = "lora_te_text_model_encoder_layers_0_mlp_fc1"
 
 
@@ -111,7 +117,8 @@ def test_diffusers_alone_reads_the_export(
     ("kind", "to", "why"),
     [
         ("flux", "comfy", None),
-        ("flux", "kohya", "q, k and v in one matrix"),
+        ("flux", "kohya", None),
+        ("sd3", "kohya", "as its authors' code does"),
         ("dit", "diffusers", "loads no adapters"),
         ("dit", "comfy", "no names for the layers"),
         ("dit", "peft", None),
