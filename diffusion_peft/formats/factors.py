@@ -7,6 +7,7 @@ factors, of which the inner two multiply to one, and ``alpha`` beside them: s = 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -48,7 +49,8 @@ def as_peft_has_them(
 
 def _lora(layer: str, parts: Mapping[str, Tensor], base: nn.Module) -> dict[str, Tensor]:
     _require(layer, parts, (DOWN, UP, MID, DORA_SCALE, MAGNITUDE), (DOWN, UP))
-    out, *inner = base.weight.shape  # type: ignore[union-attr]
+    weight: Any = base.weight
+    out, *inner = weight.shape
     down, up = parts[DOWN], parts[UP]
     rank = up.shape[1]
     if MID in parts:

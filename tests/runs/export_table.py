@@ -21,7 +21,7 @@ HEAD = """<!-- Written by `python -m tests.runs.export_table`; a test compares i
 """
 DENOISERS = """
 `diffusion-peft export` does the same for the UNet or transformer of a pipeline; here on a Stable Diffusion UNet. For
-SD3, Flux and PixArt `comfy` writes diffusers' names, and `kohya` is refused: sd-scripts holds q, k and v in one matrix.
+SD3, Flux and PixArt `comfy` writes diffusers' names; `kohya` fuses Flux's q, k and v, and is refused for the others.
 PixArt and DiT have no `diffusers` format, since diffusers' models load none, and DiT no `comfy`.
 """
 READING = """
