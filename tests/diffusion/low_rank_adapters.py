@@ -18,7 +18,7 @@ from peft import (
 )
 from torch import Tensor, nn
 
-from tests.diffusion.true_configs import predict
+from tests.diffusion.true_configs import predict, small
 
 # Matrices, 1 × 1 and 3 × 3 convolutions, also those outside blocks; of transformers, projections that share a name.
 UNET = [
@@ -26,6 +26,22 @@ UNET = [
     *("downsamplers.0.conv", "upsamplers.0.conv", "conv_in", "conv_out", "linear_1"),
 ]
 TRANSFORMER = ["to_q", "to_out.0", "add_k_proj", "proj_out", "proj_mlp", "attn1.to_v"]
+# Two levels have every kind of layer that four have.
+_LEVELS = {
+    "block_out_channels": (8, 16),
+    "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+}
+_FEWER: dict[str, dict[str, Any]] = {
+    "sd15": _LEVELS,
+    "sdxl": {
+        "block_out_channels": (8, 16),
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+        "transformer_layers_per_block": (1, 2),
+        "attention_head_dim": (1, 2),
+    },
+}
 CONFIGS: dict[str, Callable[[Any], PeftConfig]] = {
     "lora": lambda targets: LoraConfig(r=4, lora_alpha=6, target_modules=targets),
     "rank patterns": lambda targets: LoraConfig(
@@ -44,6 +60,11 @@ CONFIGS: dict[str, Callable[[Any], PeftConfig]] = {
     ),
     "lokr, whole factors": lambda targets: LoKrConfig(r=200, alpha=300, target_modules=targets),
 }
+
+
+def tiny(architecture: str) -> Any:
+    """A small denoiser with fewer levels."""
+    return small(architecture, **_FEWER.get(architecture, {}))
 
 
 def targets(model: nn.Module) -> list[str]:

@@ -24,8 +24,8 @@ from diffusion_peft.formats.names import flat_names, sgm_names
 from diffusion_peft.formats.reading import read_foreign
 from diffusion_peft.formats.writing import WRITERS, written
 from peft_kernels.adapter_formats import PEFT_ROOT
-from tests.diffusion.low_rank_adapters import CONFIGS, loaded, output, saved
-from tests.diffusion.true_configs import published, small
+from tests.diffusion.low_rank_adapters import CONFIGS, loaded, output, saved, tiny
+from tests.diffusion.true_configs import published
 
 # Every kind of adapter on a UNet with linear and convolutional projections, one of each method on the others.
 CASES = [
@@ -62,7 +62,7 @@ def reason(architecture: str, name: str, to: str) -> str | None:
 
 @pytest.mark.parametrize(("name", "architecture"), CASES)
 def test_written_and_read_back_gives_the_same(name: str, architecture: str, tmp_path: Path) -> None:
-    base = small(architecture)
+    base = tiny(architecture)
     config, tensors, adapted = saved(name, base)
     wanted = output(architecture, adapted)
     assert (wanted - output(architecture, base)).abs().max() > 1e-3
@@ -87,7 +87,7 @@ def test_written_and_read_back_gives_the_same(name: str, architecture: str, tmp_
 
 def pipeline(architecture: str) -> Any:
     """A pipeline of diffusers' with the small denoiser and nothing else."""
-    cls, base = PIPELINES[architecture], small(architecture)
+    cls, base = PIPELINES[architecture], tiny(architecture)
     parameters = list(inspect.signature(cls.__init__).parameters.values())[1:]
     given = dict.fromkeys(each.name for each in parameters if each.default is each.empty)
     return cls(**given | {"unet" if hasattr(base, "conv_in") else "transformer": base})
@@ -129,7 +129,7 @@ FUSED = [
 
 @pytest.mark.parametrize("name", ["lora", "rank patterns", "alpha patterns"])
 def test_flux_is_fused_for_kohya_and_taken_apart_again(name: str, tmp_path: Path) -> None:
-    base = small("flux")
+    base = tiny("flux")
     config, tensors, adapted = saved(name, base, FUSED)
     made, header = written(config, tensors, base, "kohya")
     assert made["lora_unet_double_blocks_0_img_attn_qkv.lora_up.weight"].shape[0] == 3 * 16
@@ -153,7 +153,7 @@ def test_diffusers_takes_fluxs_double_blocks_apart_alike(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("name", ["lokr", "lokr, whole factors"])
 def test_diffusers_models_load_lokr_themselves(name: str, tmp_path: Path) -> None:
-    base = small("sd15")
+    base = tiny("sd15")
     config, tensors, adapted = saved(name, base)
     made, header = written(config, tensors, base, "diffusers")
     save_file(made, tmp_path / "file.safetensors", header)
@@ -162,7 +162,7 @@ def test_diffusers_models_load_lokr_themselves(name: str, tmp_path: Path) -> Non
 
 
 def test_kohya_names_are_those_of_diffusers_converter() -> None:
-    base = small("sd15")
+    base = tiny("sd15")
     config, tensors, _ = saved("lora", base)
     made, _ = written(config, tensors, base, "kohya")
     expected = convert_state_dict_to_kohya({f"unet.{key.removeprefix(PEFT_ROOT)}": t for key, t in tensors.items()})
@@ -207,8 +207,8 @@ def test_what_no_format_has_a_place_for_is_refused(case: str) -> None:
     config = LoraConfig(r=4, target_modules=["to_out.0"], **fields)
     CONFIGS[case] = lambda targets: config
     try:
-        _, tensors, _ = saved(case, small("sd15"))
+        _, tensors, _ = saved(case, tiny("sd15"))
     finally:
         del CONFIGS[case]
     with pytest.raises(NoFormError, match=why):
-        written(config, tensors, small("sd15"), "kohya")
+        written(config, tensors, tiny("sd15"), "kohya")
