@@ -1,1 +1,1 @@
-"""Pictures with captions: folders of them, emoji, and words drawn when they are asked for."""
+"""Pictures with captions: folders of them, emoji, words, and the small sets that adaptation is tried on."""
