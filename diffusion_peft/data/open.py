@@ -5,9 +5,12 @@ from pathlib import Path
 from diffusion_peft.data.folder import FolderPictures
 from diffusion_peft.data.framing import Pictures
 from diffusion_peft.data.hub import HubPictures
-from peft_kernels.data_errors import UnknownNameError, unknown
+from diffusion_peft.data.style import StylePictures
+from diffusion_peft.data.subject import SubjectPictures
+from peft_kernels.data_errors import DataError, UnknownNameError, unknown
 
-NAMES = ("folder",)
+DRAWN = {"style": StylePictures, "subject": SubjectPictures}
+NAMES = ("folder", *DRAWN)
 HUB = "hfds/"  # as timm calls it
 
 
@@ -15,7 +18,8 @@ def open_pictures(name: str, root: str | None, column: str, prompt: str | None, 
     """The pictures that `name` names, with `prompt` as the caption of all, if given.
 
     Args:
-        name: `folder`, a folder or zip at `root`, or `hfds/NAME` of `datasets`.
+        name: `folder`, a folder or zip at `root`; `hfds/NAME` of `datasets`; `style` or `subject`, sets that are drawn
+            when they are asked for.
         root: where the pictures lie.
         column: of the captions.
         prompt: one caption for all.
@@ -30,6 +34,10 @@ def open_pictures(name: str, root: str | None, column: str, prompt: str | None, 
         return HubPictures(name.removeprefix(HUB), root, column, prompt, least)
     if name not in NAMES:
         raise unknown("data", name, NAMES)
+    if name in DRAWN:
+        if root is not None or prompt is not None:
+            raise DataError(f"the set {name!r} is drawn, with captions: data.root and data.prompt are for name folder")
+        return DRAWN[name](size)
     if root is None:
         raise UnknownNameError("no pictures are named: add --data.root FOLDER_OR_ZIP")
     return FolderPictures(Path(root).expanduser(), column, prompt, least)

@@ -5,7 +5,7 @@ expect. Autoencoder and text encoders are frozen: pictures and captions are enco
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -20,8 +20,9 @@ from diffusion_peft.data.framing import Framed, Framing, Pictures, Some
 from diffusion_peft.data.latents import LatentPictures
 from diffusion_peft.data.open import open_pictures
 from diffusion_peft.pipelines.kinds import Given, Kind, kind_of
-from diffusion_peft.pipelines.opening import open_pipeline, picture_size
+from diffusion_peft.pipelines.opening import open_pipeline, part_of, picture_size
 from diffusion_peft.pipelines.sampling import Sampling, grid, sample
+from diffusion_peft.tasks.compared import ComparedPictures
 from diffusion_peft.tasks.denoising import Averaged, explained, fixed_draws
 from diffusion_peft.tasks.encoded import Captions, fingerprint, latent_moments, modules_of, on_device, upcast
 from diffusion_peft.tasks.objectives import Objective, objective_of
@@ -130,6 +131,11 @@ class PipelineTuning:
         if kept < 1:
             raise DataError(f"data.test_size is {data.test_size}, and there are only {len(found)} pictures in all")
         return Some(found, range(kept, len(found)) if part == "test" and data.test_size else range(kept))
+
+    def sizes(self) -> tuple[int, int]:
+        """Samples to train on and to judge by, before any is read."""
+        own, prior = len(self.pictures("train")), self.data.prior
+        return 2 * max(own, prior.count) if prior.prompt else own, len(self.pictures("test"))
 
     def prior(self) -> Pictures:
         """The base model's own pictures of the subject's class."""
@@ -245,20 +251,35 @@ class PipelineTuning:
 
     def usage(self, method: str | None) -> str:
         """Python that puts the run's `adapter` folder, named FOLDER, on the pipeline."""
-        return usage(self.model_settings.pipeline, self.kind.part, method)
+        name = self.model_settings.pipeline
+        return usage(name, part_of(name), method)
 
     def draw(self, model: nn.Module) -> Image.Image | None:
         """The prompts of the recipe, a row each, with its seeds; None where there are none."""
         spec = self.model_settings.samples
         if not spec.prompts:
             return None
-        how = Sampling(spec.steps, spec.guidance, self.size)
-        absent, found = self.captions.rows([""]), []
+        prompts = [prompt for prompt in spec.prompts for _ in spec.seeds]
+        return grid(self.sampled(model, prompts, [*spec.seeds] * len(spec.prompts)), len(spec.seeds))
+
+    def sampled(self, model: nn.Module, prompts: Sequence[str], seeds: Sequence[int]) -> list[Image.Image]:
+        """A picture for each prompt and its seed, drawn with what is kept of the model; the model is left as it is."""
+        spec, found = self.model_settings, []
+        rows, absent = self.captions.rows(prompts), self.captions.rows([""])
+        how = Sampling(spec.samples.steps, spec.samples.guidance, self.size)
         with self.kept(model), on_device(self.kind.pipeline.vae):
-            for prompt in spec.prompts:
-                given = self.captions.rows([prompt] * len(spec.seeds))
-                found += sample(self.kind, given, absent, spec.seeds, how)
-        return grid(found, len(spec.seeds))
+            for begin in range(0, len(prompts), spec.encode_batch):
+                some = slice(begin, begin + spec.encode_batch)
+                given = {name: row[some] for name, row in rows.items()}
+                found += sample(self.kind, given, absent, seeds[some], how)
+                if self.told is not None:
+                    self.told("draw", len(found), len(prompts))
+        return found
+
+    def compared(self) -> ComparedPictures | None:
+        """What a comparison draws with the task's models, once one is built; None where it is to draw nothing."""
+        spec = self.model_settings.compared
+        return ComparedPictures(self, spec.count, spec.unrelated) if spec.count else None
 
 
 def pieces(batches: Iterable[dict[str, Tensor]]) -> Iterator[dict[str, Tensor]]:

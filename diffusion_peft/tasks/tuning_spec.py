@@ -35,6 +35,25 @@ class SamplesSpec:
 
 
 @dataclass(frozen=True)
+class ComparedSpec:
+    """Pictures that a comparison draws with every adapted model, by `samples.steps` and `samples.guidance`.
+
+    Attributes:
+        count: for captions of the data, and as many for other prompts; 0 draws none.
+        unrelated: prompts that have nothing to do with the data; none are emoji and words as mini_sd knows them, or the
+            classes of a class-conditional model.
+    """
+
+    count: int = 64
+    unrelated: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name, number in (("count", self.count), ("unrelated", len(self.unrelated))):
+            if number < 0 or number == 1:
+                raise ValueError(f"model.compared.{name} must be 0 or at least 2, found {number}: one has no spread")
+
+
+@dataclass(frozen=True)
 class TuningSpec:
     """The pipeline whose denoiser is tuned.
 
@@ -49,6 +68,7 @@ class TuningSpec:
         max_tokens: of a caption, for T5 encoders; null is the pipeline's own limit.
         encode_batch: pictures or captions that are encoded at once.
         samples: pictures drawn in the course of the training.
+        compared: pictures drawn by a comparison.
     """
 
     pipeline: str = "mini_sd"
@@ -61,6 +81,7 @@ class TuningSpec:
     max_tokens: int | None = None
     encode_batch: int = 16
     samples: SamplesSpec = field(default_factory=SamplesSpec)
+    compared: ComparedSpec = field(default_factory=ComparedSpec)
 
     def __post_init__(self) -> None:
         for name in ("caption_dropout", "ema_decay"):
@@ -109,7 +130,7 @@ class TuningData:
 
     Attributes:
         name: `folder` (at `root`), `hfds/NAME` (a dataset of the hub, `root` its `data_dir`), or a set that the project
-            draws itself.
+            draws itself: `style`, `subject`.
         root: folder or zip of pictures, with captions in its `metadata.jsonl`.
         column: of the captions there.
         prompt: one caption for all pictures, instead of theirs.
