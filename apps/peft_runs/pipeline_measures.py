@@ -1,6 +1,7 @@
-"""What is measured on a pipeline that the package carries: reconstruction, distance to real pictures, spelling."""
+"""What is measured on pipelines: reconstruction, distance to real pictures, spelling, and what an adapter changed."""
 
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ import timm
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchmetrics.functional.image import structural_similarity_index_measure
 from torchmetrics.image.fid import FrechetInceptionDistance
 
 import vision_peft  # noqa: F401 (registers vit_mini)
@@ -17,6 +19,11 @@ from diffusion_peft.data.words import Word, draw_word
 
 BATCH = 64
 Told = Callable[[str, int, int], None]
+WORD = re.compile(r'the word "([A-Z]+)"')  # in a caption
+
+
+def nobody(what: str, done: int, of: int) -> None:
+    """Hears of the progress where nobody else wants to."""
 
 
 def batches(items: Any, what: str, told: Told) -> Iterator[Any]:
@@ -61,7 +68,7 @@ class Features(nn.Module):
             return self.model((small - self.mean) / self.std)
 
 
-def frechet(real: Tensor, found: Tensor, told: Told) -> float:
+def frechet(real: Tensor, found: Tensor, told: Told = nobody) -> float:
     """Fréchet distance of vit_mini's features; pictures `[N, 3, S, S]` in [0, 1]."""
     metric = FrechetInceptionDistance(feature=Features())
     for images, is_real in ((real, True), (found, False)):
@@ -83,21 +90,59 @@ def random_words(count: int, seed: int) -> list[Word]:
     return [draw_word(rng) for _ in range(count)]
 
 
+def read_words(images: Tensor, texts: Sequence[str]) -> list[str]:
+    """What stands in pictures of words of known lengths."""
+    found = [""] * len(texts)
+    for length in {len(text) for text in texts}:
+        chosen = [number for number, text in enumerate(texts) if len(text) == length]
+        for number, text in zip(chosen, read_letters(images[chosen], length), strict=True):
+            found[number] = text
+    return found
+
+
 def spelling(images: Tensor, words: list[Word]) -> dict[str, float]:
     """Shares of letters read at their places, in all and by length, of whole words, and of grounds in their colour."""
     texts = [word.text for word in words]
-    found = [""] * len(words)
-    shares: dict[str, float] = {}
-    for length in sorted({len(text) for text in texts}):
-        chosen = [number for number, text in enumerate(texts) if len(text) == length]
-        read = read_letters(images[chosen], length)
-        shares[f"letters_of_{length}"] = letters_right(read, [texts[number] for number in chosen])
-        for number, text in zip(chosen, read, strict=True):
-            found[number] = text
+    found = read_words(images, texts)
+    pairs = list(zip(found, texts, strict=True))
+    shares = {
+        f"letters_of_{length}": letters_right(*zip(*[pair for pair in pairs if len(pair[1]) == length], strict=True))
+        for length in sorted({len(text) for text in texts})
+    }
     grounds = ground_of(images)
     return {
         "letters": letters_right(found, texts),
-        "words": sum(one == other for one, other in zip(found, texts, strict=True)) / len(texts),
+        "words": sum(one == other for one, other in pairs) / len(texts),
         "grounds": sum(one == word.ground for one, word in zip(grounds, words, strict=True)) / len(words),
         **shares,
     }
+
+
+def asked_letters(images: Tensor, prompts: Sequence[str]) -> float | None:
+    """Share of the letters right in the pictures whose prompts ask for words; None where none does."""
+    asked = {number: found[1] for number, prompt in enumerate(prompts) if (found := WORD.search(prompt))}
+    texts = list(asked.values())
+    return letters_right(read_words(images[list(asked)], texts), texts) if asked else None
+
+
+def drawn_figures(
+    found: Mapping[str, Tensor], base: Mapping[str, Tensor], prompts: Mapping[str, Sequence[str]]
+) -> dict[str, float]:
+    """What an adapter does to a pipeline, by the pictures drawn with it and by the base model from the same seeds.
+
+    Args:
+        found: for `own` captions of the data and for `unrelated` prompts, uint8 `[N, 3, S, S]`.
+        base: the same of the base model, and `real`, the pictures of the data; for itself there is nothing to be kept.
+        prompts: of both kinds.
+    """
+    own, unrelated = found["own"] / 255, found["unrelated"] / 255
+    figures = {
+        "frechet": frechet(base["real"] / 255, own),
+        "fidelity": asked_letters(own, prompts["own"]),
+        "kept_spelling": asked_letters(unrelated, prompts["unrelated"]),
+    }
+    if found is not base:
+        before = base["unrelated"] / 255
+        similarity: Any = structural_similarity_index_measure(unrelated, before, data_range=1.0)
+        figures |= {"kept": float(similarity), "drift": frechet(before, unrelated)}
+    return {name: value for name, value in figures.items() if value is not None}
