@@ -14,10 +14,10 @@ from pathlib import Path
 
 from peft_runs.checkpoint import latest_checkpoint
 from peft_runs.commands import main as command
-from peft_runs.families import VISION, Family
+from peft_runs.families import DIFFUSION, VISION, Family
 from peft_runs.run_folder import RunFolder
 
-FAMILIES = {family.name: family for family in (VISION,)}
+FAMILIES = {family.name: family for family in (VISION, DIFFUSION)}
 
 
 def follow_parent() -> None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from peft_runs.adapted import load_adapted
+from peft_runs.compare_samples import draw_samples
 from peft_runs.durable import write_json
 from peft_runs.errors import RunError
 from peft_runs.evaluate import evaluate
@@ -41,7 +42,8 @@ class Recorder(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         output = self.model(*args, **kwargs)
-        self.outputs.append(output.detach().float().cpu())
+        tensor = output if isinstance(output, Tensor) else output[0]  # diffusers' models wrap theirs
+        self.outputs.append(tensor.detach().float().cpu())
         return output
 
     def taken(self) -> Tensor:
@@ -71,6 +73,7 @@ def examine(family: Family, folder: RunFolder) -> dict[str, Any]:
         "reloaded_difference": _compare(figures, folder.read_result()),
         "predictions": outputs.argmax(-1).tolist() if outputs.ndim == 2 else None,
     }
+    draw_samples(task, model, folder)
     try:
         merged = model.merge_and_unload()  # type: ignore[operator]
     except (NotImplementedError, ValueError) as error:

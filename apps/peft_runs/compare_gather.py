@@ -8,10 +8,12 @@ from statistics import mean, stdev
 from typing import Any
 
 from peft_kernels.registry import Method, methods
+from peft_runs.compare_columns import columns_of
 from peft_runs.compare_examine import read_examined
 from peft_runs.compare_machine import machine, versions
 from peft_runs.compare_plan import Plan, PlannedRun, settings_of
-from peft_runs.compare_results import FORMAT, Curve, Results, Row, RunResult
+from peft_runs.compare_results import FORMAT, Curve, Results, Row, RunResult, Spread
+from peft_runs.compare_samples import BASE, figures_of
 from peft_runs.compare_timing import read_times
 from peft_runs.families import Family
 from peft_runs.find import load_recipe
@@ -25,11 +27,12 @@ def gather(
     family: Family,
     recipes: Mapping[str, Recipe],
     failures: Mapping[PlannedRun, str],
-    timing_failure: str | None,
+    unmeasured: Mapping[str, str | None],
     created: str,
 ) -> Results:
     """Read all run folders; rows in the order of the number of trained parameters, failed ones last."""
     metric = family.tasks()[next(iter(recipes.values())).task].metric
+    base = dict(figures_of(out / BASE)) or None
     settings = {name: settings_of(recipe) for name, recipe in recipes.items()}
     shared = _shared(list(settings.values()))
     del shared["run.seed"]  # that of the first runs
@@ -46,6 +49,7 @@ def gather(
             rows.append(dataclasses.replace(blank, failure=said, runs=kept))
         else:
             rows.append(_row(blank, runs, out, family, metric))
+    names = {name for row in rows for name in row.figures}
     rows.sort(key=lambda row: (row.failure is not None, row.trainable_parameters or 0, row.method))
     done = [run for run in plan.runs if run not in failures]
     times = [time for run in done if (time := read_times(run.folder(out))) is not None]
@@ -60,11 +64,14 @@ def gather(
         recipe=plan.recipe,
         command=compare_command(plan, family),
         metric=metric,
+        columns=columns_of(metric, names),
+        base=base,
         seeds=plan.seeds,
         ranked=len(plan.seeds) > 1,
         test_samples=samples.pop() if len(samples) == 1 else None,
         jobs=plan.jobs,
-        timing={**timing, "failure": timing_failure},
+        timing=timing,
+        unmeasured={what: why for what, why in unmeasured.items() if why is not None},
         shared=shared,
         machine=machine(plan.threads),
         versions=versions(),
@@ -83,7 +90,6 @@ def _row(blank: Row, runs: Sequence[PlannedRun], out: Path, family: Family, metr
     read = [read_run(run, out, family.program, metric) for run in runs]
     first = runs[0].folder(out)
     result, times = first.read_result(), read_times(first)
-    values = [run.figures[metric] for run in read]
     differences = [run.merged_difference for run in read if run.merged_difference is not None]
     peaks = [run.peak_bytes for run in read if run.peak_bytes is not None]
     examined = read_examined(first) or {}
@@ -91,8 +97,11 @@ def _row(blank: Row, runs: Sequence[PlannedRun], out: Path, family: Family, metr
         blank,
         trainable_parameters=result["trainable_parameters"],
         trainable_parameters_without_head=result["trainable_parameters_without_head"],
-        metric=mean(values),
-        deviation=stdev(values) if len(values) > 1 else None,
+        figures={
+            name: _spread([run.figures[name] for run in read])
+            for name in read[0].figures
+            if all(name in run.figures for run in read)
+        },
         step_seconds=times["median"] if times else None,
         peak_bytes=max(peaks, default=None),
         adapter_bytes=max(run.adapter_bytes for run in read),
@@ -100,6 +109,10 @@ def _row(blank: Row, runs: Sequence[PlannedRun], out: Path, family: Family, metr
         merged_reason=examined.get("merged_reason"),
         runs=read,
     )
+
+
+def _spread(values: Sequence[float]) -> Spread:
+    return Spread(mean(values), stdev(values) if len(values) > 1 else None)
 
 
 def read_run(run: PlannedRun, out: Path, program: str, metric: str) -> RunResult:
@@ -112,7 +125,7 @@ def read_run(run: PlannedRun, out: Path, program: str, metric: str) -> RunResult
         seed=run.seed,
         place=run.place,
         command=shlex.join([program, "train", *run.train_words()]),
-        figures=examined["figures"],
+        figures={**examined["figures"], **figures_of(folder.path)},
         reloaded_difference=examined["reloaded_difference"],
         merged_difference=examined["merged_difference"],
         peak_bytes=result["peak_bytes"],

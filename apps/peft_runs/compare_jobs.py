@@ -12,8 +12,6 @@ from typing import Any, Protocol
 
 from peft_runs.compare_examine import read_examined
 from peft_runs.compare_plan import Plan, PlannedRun
-from peft_runs.compare_progress import CompareProgress
-from peft_runs.compare_timing import read_times
 from peft_runs.families import Family
 from peft_runs.metrics import read_metrics
 from peft_runs.run_folder import RunFolder
@@ -145,29 +143,6 @@ def train_all(
     finally:
         end([child.process for child in running])
     return failures
-
-
-def time_all(
-    plan: Plan, out: Path, family: Family, runs: Sequence[PlannedRun], progress: CompareProgress
-) -> str | None:
-    """Time the steps of `runs`, with nothing else running; the reason if that failed."""
-    waiting = [run for run in runs if read_times(run.folder(out)) is None]
-    if not waiting:
-        return None
-    log = out / "timing.txt"
-    places = [str(run.folder(out).path) for run in waiting]
-    process = start("compare_timing", [plan.family, *places], log, None)
-    try:
-        while process.poll() is None:
-            done = sum(read_times(run.folder(out)) is not None for run in waiting)
-            progress.timing(done, len(waiting), waiting[min(done, len(waiting) - 1)].method)
-            time.sleep(LOOK_EVERY)
-    finally:
-        end([process])
-    if process.returncode:
-        return reason(log, process.returncode, family)
-    log.unlink()
-    return None
 
 
 def watch(child: Child, progress: Progress) -> None:

@@ -33,7 +33,7 @@ class CompareProgress:
         self.ended_runs: set[PlannedRun] = set()
         self.kept: set[PlannedRun] = set()
         self.judged: dict[PlannedRun, int] = {}
-        self.timing_said = False
+        self.alone_said: set[str] = set()
         self.began_at = self.said_at = time.monotonic()
         self.live: Progress | None = None
         if console.is_terminal:
@@ -50,7 +50,7 @@ class CompareProgress:
                 name: self.live.add_task(name, total=total, start=False, note="[dim]waiting[/dim]") for name in methods
             }
             self.all_row = self.live.add_task("together", total=total and total * len(methods), note="")
-            self.timing_row = self.live.add_task("", total=None, start=False, note="", visible=False)
+            self.alone_row = self.live.add_task("", total=None, start=False, note="", visible=False)
 
     def __enter__(self) -> "CompareProgress":
         if self.live:
@@ -99,15 +99,22 @@ class CompareProgress:
 
     def timing(self, done: int, total: int, method: str) -> None:
         """Step times are being measured, one method after the other."""
+        methods = "method" if total == 1 else "methods"
+        said = f"step times of {total} {methods}, one after the other, alone"
+        self._alone("step times", f"{method}, alone on the machine", said, done, total)
+
+    def measuring(self, done: int, total: int, method: str) -> None:
+        """What the models drew is being measured, one run after the other."""
+        said = f"measuring the pictures of {total} {'run' if total == 1 else 'runs'}"
+        self._alone("pictures", method, said, done, total)
+
+    def _alone(self, what: str, note: str, said: str, done: int, total: int) -> None:
         if self.live:
-            self.live.start_task(self.timing_row)
-            note = f"{method}, alone on the machine"
-            self.live.update(
-                self.timing_row, description="step times", total=total, completed=done, note=note, visible=True
-            )
-        elif not self.timing_said:
-            self.timing_said = True
-            self._say(f"step times of {total} {'method' if total == 1 else 'methods'}, one after the other, alone")
+            self.live.start_task(self.alone_row)
+            self.live.update(self.alone_row, description=what, total=total, completed=done, note=note, visible=True)
+        elif what not in self.alone_said:
+            self.alone_said.add(what)
+            self._say(said)
 
     def _value(self, figures: Mapping[str, Any]) -> str:
         return words.metric(figures[self.metric], None, words.is_share(self.metric))

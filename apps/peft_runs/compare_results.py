@@ -4,9 +4,17 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from peft_runs.compare_words import is_share
+from peft_runs.compare_columns import Column
 
-FORMAT = 1
+FORMAT = 2
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean over seeds, and the sample standard deviation, null for one seed."""
+
+    mean: float
+    deviation: float | None
 
 
 @dataclass(frozen=True)
@@ -47,7 +55,7 @@ class Row:
     """One method.
 
     Attributes:
-        metric: mean over seeds of the task's metric; `deviation` is the sample standard deviation, null for one seed.
+        figures: by the columns' names.
         step_seconds: median of a step, of the first seed.
         peak_bytes: the highest of all seeds. So are `merged_difference` and `adapter_bytes`.
         merged_reason: why the method does not merge, if it does not.
@@ -63,8 +71,7 @@ class Row:
     failure: str | None = None
     trainable_parameters: int | None = None
     trainable_parameters_without_head: int | None = None
-    metric: float | None = None
-    deviation: float | None = None
+    figures: dict[str, Spread] = dataclasses.field(default_factory=dict)
     step_seconds: float | None = None
     peak_bytes: int | None = None
     adapter_bytes: int | None = None
@@ -78,11 +85,14 @@ class Results:
     """The whole comparison.
 
     Attributes:
-        metric: name of the figure that is compared (more is better).
+        metric: name of the figure that runs are judged by while they train (more is better).
+        columns: what methods are compared by.
+        base: figures of the model that all began with, if there are any.
         ranked: whether figures may be ranked: only with several seeds is their spread known.
         shared: the recipe fields that all methods have in common.
         command: what repeats the comparison.
-        timing: steps, threads and device of the measured step times, or why there are none.
+        timing: steps, threads and device of the measured step times.
+        unmeasured: what could not be measured, and why.
     """
 
     format: int
@@ -91,11 +101,14 @@ class Results:
     recipe: str
     command: str
     metric: str
+    columns: list[Column]
+    base: dict[str, float] | None
     seeds: list[int]
     ranked: bool
     test_samples: int | None
     jobs: int
     timing: dict[str, Any]
+    unmeasured: dict[str, str]
     shared: dict[str, Any]
     machine: dict[str, Any]
     versions: dict[str, str]
@@ -114,6 +127,16 @@ class Results:
         return [row for row in self.rows if row.failure is not None]
 
     @property
-    def share(self) -> bool:
-        """Whether the metric is a share of 1, written in percent."""
-        return is_share(self.metric)
+    def has_head(self) -> bool:
+        """Whether there is a part that every method trains anew, beside its own."""
+        return any(row.trainable_parameters != row.trainable_parameters_without_head for row in self.finished)
+
+    @property
+    def model(self) -> str:
+        """What the methods were put on."""
+        return str(self.shared.get("model.name") or self.shared.get("model.pipeline") or self.program)
+
+    @property
+    def data(self) -> str:
+        """What it was adapted to."""
+        return str(self.shared.get("data.name", self.recipe))

@@ -1,11 +1,11 @@
-"""The figures of a comparison: the metric against trainable parameters, and the curves of training.
+"""The figures of a comparison: the metric against trainable parameters (or what is kept), and the curves of training.
 
 Drawn once as PNG with a legend, to stand alone, and as SVG for the page, which has the legend and the colours itself.
 """
 
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import mean, stdev
@@ -13,28 +13,38 @@ from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from peft_runs.compare_results import Results, Row
+from peft_runs.compare_columns import Column
+from peft_runs.compare_results import Results, Row, Spread
+from peft_runs.compare_words import is_share
 from peft_runs.durable import whole_folder
 from peft_runs.figure_labels import place_labels
+from peft_runs.figure_samples import draw_samples
 from peft_runs.figure_style import LIGHT, STAND_INS, VARIABLES, Theme, marker, shade
+from peft_runs.report_samples import Samples
 
 FONTS = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Noto Sans', sans-serif"
 DOTS = 200  # per inch, of the PNG
+KEPT = ("frechet", "kept")  # the two columns that stand against each other
 Drawing = Callable[[Results, Theme, bool, bool], Figure]
 
 
-def write_figures(results: Results, folder: Path) -> None:
-    """`accuracy_parameters.png` (by the metric's name) and `curves.png`, in `folder`, all or none."""
+def write_figures(results: Results, folder: Path, shown: Samples | None = None) -> None:
+    """PNGs by the figures' names in `folder`, and `samples.png` where there are some; all or none."""
     with whole_folder(folder) as aside, _settings():
         for name, draw in drawings(results).items():
             draw(results, LIGHT, False, True).savefig(aside / f"{name}.png", dpi=DOTS)
+        if shown is not None:
+            draw_samples(shown, LIGHT).savefig(aside / "samples.png", dpi=DOTS)
 
 
 def drawings(results: Results) -> dict[str, Drawing]:
-    """The figures by name."""
+    """The figures by name: `kept` of models that draw, otherwise `accuracy_parameters`, by the metric's name."""
+    if set(KEPT) <= {column.name for column in results.columns}:
+        return {"kept": draw_kept, "curves": draw_curves}
     return {f"{results.metric}_parameters": draw_against_parameters, "curves": draw_curves}
 
 
@@ -67,23 +77,60 @@ def _settings(salt: str = ""):
 
 
 def draw_against_parameters(results: Results, theme: Theme, narrow: bool, alone: bool) -> Figure:
-    """The metric (mean over seeds, bars of one standard deviation) against trainable parameters, head included."""
+    """The first column (mean over seeds, bars of one standard deviation) against all trainable parameters."""
+    figure, axes = _plane(results, theme, narrow, alone)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    column = results.columns[0]
+    counts = {row.method: Spread(row.trainable_parameters or 0, None) for row in results.finished}
+    points = _points(axes, theme, counts, {row.method: row.figures[column.name] for row in results.finished})
+    head = ", head included" if results.has_head else ""
+    axes.set_xlabel(f"trainable parameters{head}" + ("" if narrow else " (logarithmic)"))
+    axes.set_ylabel(_label(column))
+    _ticks(axes.yaxis, column)
+    place_labels(figure, axes, points)
+    return figure
+
+
+def draw_kept(results: Results, theme: Theme, narrow: bool, alone: bool) -> Figure:
+    """What is kept of the base model against the distance to the data, with the base model itself."""
+    figure, axes = _plane(results, theme, narrow, alone)
+    rows = [row for row in results.finished if all(name in row.figures for name in KEPT)]
+    x, y = ({row.method: row.figures[name] for row in rows} for name in KEPT)
+    points = _points(axes, theme, x, y)
+    if results.base is not None:
+        axes.plot(results.base[KEPT[0]], 1, marker="o", markersize=8, color=theme.quiet, fillstyle="none", zorder=3)
+        points.append(("base model", results.base[KEPT[0]], 1, theme.quiet))
+    axes.set_xlabel("Fréchet distance from the data" + ("" if narrow else ", less is nearer"))
+    axes.set_ylabel("kept for other prompts" + ("" if narrow else " (SSIM), 1 is all"))
+    place_labels(figure, axes, points)
+    return figure
+
+
+def _plane(results: Results, theme: Theme, narrow: bool, alone: bool) -> tuple[Figure, Axes]:
     figure = _figure((3.6, 3.7) if narrow else (7.2, 4.1) if alone else (9.0, 4.4), theme)
     axes = figure.add_subplot()
     _dress(axes, theme)
-    axes.set_xscale("log")
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    axes.margins(x=0.14, y=0.16)
+    if alone:
+        axes.set_title(_title(results), loc="left", fontsize=10.5, color=theme.ink, pad=12)
+    return figure, axes
+
+
+def _points(
+    axes: Axes, theme: Theme, x: Mapping[str, Spread], y: Mapping[str, Spread]
+) -> list[tuple[str, float, float, str]]:
+    """A marker a method with bars of one standard deviation; name, place and colour of each."""
     points = []
-    for row in results.finished:
-        assert row.metric is not None
-        assert row.trainable_parameters is not None
-        colour = theme.shades[shade(row.method)]
+    for method, across in x.items():
+        colour, up = theme.shades[shade(method)], y[method]
         axes.errorbar(
-            row.trainable_parameters,
-            row.metric,
-            yerr=row.deviation,
+            across.mean,
+            up.mean,
+            xerr=across.deviation,
+            yerr=up.deviation,
             color=colour,
-            marker=marker(row.method),
+            marker=marker(method),
             markersize=8,
             markeredgecolor=theme.ground,
             markeredgewidth=0.8,
@@ -92,15 +139,8 @@ def draw_against_parameters(results: Results, theme: Theme, narrow: bool, alone:
             linestyle="none",
             zorder=3,
         )
-        points.append((row.method, row.trainable_parameters, row.metric, colour))
-    axes.margins(x=0.14, y=0.16)
-    axes.set_xlabel("trainable parameters, head included" + ("" if narrow else " (logarithmic)"))
-    axes.set_ylabel(_metric_label(results))
-    _metric_ticks(axes, results)
-    if alone:
-        axes.set_title(_title(results), loc="left", fontsize=10.5, color=theme.ink, pad=12)
-    place_labels(figure, axes, points)
-    return figure
+        points.append((method, across.mean, up.mean, colour))
+    return points
 
 
 def draw_curves(results: Results, theme: Theme, narrow: bool, alone: bool) -> Figure:
@@ -116,8 +156,9 @@ def draw_curves(results: Results, theme: Theme, narrow: bool, alone: bool) -> Fi
         _curve(left, row, theme, judged, [run.curve.judged for run in row.runs])
         epochs = [float(epoch + 1) for epoch in range(len(row.runs[0].curve.losses))]
         _curve(right, row, theme, epochs, [run.curve.losses for run in row.runs])
-    left.set_ylabel(_metric_label(results))
-    _metric_ticks(left, results)
+    judged_by = Column(results.metric, results.metric, "more", is_share(results.metric), "")
+    left.set_ylabel(f"test {results.metric}" + (" (%)" if judged_by.share else ""))
+    _ticks(left.yaxis, judged_by)
     right.set_ylabel("training loss (logarithmic)")
     if results.finished and min(min(run.curve.losses) for row in results.finished for run in row.runs) > 0:
         right.set_yscale("log")
@@ -158,15 +199,15 @@ def _dress(axes: Axes, theme: Theme) -> None:
     axes.yaxis.label.set_color(theme.quiet)
 
 
-def _metric_label(results: Results) -> str:
-    return f"test {results.metric}" + (" (%)" if results.share else "")
+def _label(column: Column) -> str:
+    return column.heading + (" (%)" if column.share else "")
 
 
-def _metric_ticks(axes: Axes, results: Results) -> None:
-    if results.share:
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}"))
+def _ticks(axis: Axis, column: Column) -> None:
+    if column.share:
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}"))
 
 
 def _title(results: Results) -> str:
     seeds = "one seed" if len(results.seeds) == 1 else f"mean ± standard deviation of {len(results.seeds)} seeds"
-    return f"{results.shared.get('model.name', 'model')} on {results.shared.get('data.name', 'data')}, {seeds}"
+    return f"{results.model} on {results.data}, {seeds}"

@@ -9,12 +9,13 @@ from markupsafe import Markup
 from peft_runs import compare_words as words
 from peft_runs.compare_notes import notes
 from peft_runs.compare_results import Results
-from peft_runs.compare_table import cells
+from peft_runs.compare_table import cells, figure
 from peft_runs.durable import write_text
 from peft_runs.figure import as_svg, drawings
 from peft_runs.figure_style import SHADES, marker_outline, shade
 from peft_runs.report_choices import choices
-from peft_runs.report_pictures import Pictures, ShowsPictures, choose
+from peft_runs.report_pictures import Pictures, as_address, choose, part_sizes
+from peft_runs.report_samples import samples
 
 TEMPLATE = "report.html.j2"
 
@@ -28,7 +29,7 @@ def write_report(results: Results, task: object, target: Path) -> None:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals |= {"words": words, "shade": shade, "outline": marker_outline}
+    environment.globals |= {"capitalised": capitalised, "words": words, "shade": shade, "outline": marker_outline}
     text = environment.get_template(TEMPLATE).render(
         results=results,
         title=title(results),
@@ -39,32 +40,37 @@ def write_report(results: Results, task: object, target: Path) -> None:
         figures=figures(results),
         choices=choices(results, target.parent),
         pictures=pictures(results, task),
+        samples=samples(results, target.parent),
+        address=as_address,
         settings=settings,
         shades=SHADES,
     )
     write_text(target, text)
 
 
+def capitalised(text: str) -> str:
+    """With a capital at its beginning."""
+    return text[:1].upper() + text[1:]
+
+
 def title(results: Results) -> str:
     """`vit_mini on digits: 8 methods compared`."""
     count = len(results.rows)
-    model, data = results.shared.get("model.name", results.program), results.shared.get("data.name", results.recipe)
-    return f"{model} on {data}: {count} {'method' if count == 1 else 'methods'} compared"
+    return f"{results.model} on {results.data}: {count} {'method' if count == 1 else 'methods'} compared"
 
 
 def facts(results: Results, task: object) -> list[tuple[str, str]]:
     """What was compared, on what, by whom: short lines for the head of the page."""
     shared, machine = results.shared, results.machine
-    start = "pretrained" if shared.get("model.pretrained") else "untrained start"
-    data = str(shared.get("data.name", results.recipe))
-    if isinstance(task, ShowsPictures):
-        train, test = len(task.train_pictures.labels), len(task.test_pictures.labels)
-        data += f", {train:,} pictures to train, {test:,} to test"
+    start = "pretrained" if shared.get("model.pretrained", True) else "untrained start"
+    sizes, data = part_sizes(task), results.data
+    if sizes is not None:
+        data += f", {sizes[0]:,} pictures to train, {sizes[1]:,} to test"
     seeds = ", ".join(map(str, results.seeds))
     threads = f", {machine['threads']} thread each" if machine["threads"] == 1 else ""
     hardware = machine["accelerator"] or f"{machine['processor']}, {machine['cores']} cores"
     return [
-        ("Model", f"{shared.get('model.name', results.program)}, {start}"),
+        ("Model", f"{results.model}, {start}"),
         ("Data", data),
         ("Budget", f"{shared.get('run.epochs', '?')} epochs, batches of {shared.get('optim.batch_size', '?')}, AdamW"),
         ("Seeds" if len(results.seeds) > 1 else "Seed", seeds),
@@ -88,21 +94,26 @@ def figures(results: Results) -> list[dict[str, Any]]:
     """Each figure drawn wide and narrow, with a heading and a sentence for those who do not see it."""
     if not results.finished:
         return []
-    headings = [f"{results.metric.capitalize()} against trainable parameters", "How training went"]
-    spoken = [_ends(results), _course(results)]
+    drawn = drawings(results)
+    against = (
+        "What is kept against the distance to the data"
+        if "kept" in drawn
+        else (f"{results.metric.capitalize()} against trainable parameters")
+    )
+    headings, spoken = [against, "How training went"], [_ends(results), _course(results)]
     made = []
-    for (name, draw), heading, sentence in zip(drawings(results).items(), headings, spoken, strict=True):
+    for (name, draw), heading, sentence in zip(drawn.items(), headings, spoken, strict=True):
         wide, narrow = (Markup(as_svg(results, draw, narrow)) for narrow in (False, True))
         made.append({"name": name, "heading": heading, "sentence": sentence, "wide": wide, "narrow": narrow})
     return made
 
 
 def _ends(results: Results) -> str:
-    said = [
-        f"{row.method} {words.metric(row.metric, row.deviation, results.share)} with {row.trainable_parameters:,}"
-        for row in results.finished
-    ]
-    return f"Test {results.metric} by trainable parameters: {'; '.join(said)}."
+    said = []
+    for row in results.finished:
+        found = ", ".join(f"{column.heading} {figure(row, column)}" for column in results.columns)
+        said.append(f"{row.method} {found}, with {row.trainable_parameters:,} trainable parameters")
+    return "; ".join(said) + "."
 
 
 def _course(results: Results) -> str:

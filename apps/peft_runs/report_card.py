@@ -7,8 +7,9 @@ import yaml
 
 from peft_runs import compare_words as words
 from peft_runs.compare_results import Results, Row, RunResult
+from peft_runs.compare_words import is_share
 from peft_runs.durable import write_text
-from peft_runs.report_pictures import ShowsPictures
+from peft_runs.report_pictures import ShowsPictures, part_sizes
 
 LOAD = """```python
 import timm
@@ -31,14 +32,14 @@ def write_cards(results: Results, task: object, out: Path) -> None:
 def card(results: Results, row: Row, run: RunResult, task: object) -> str:
     """The card of one run as Markdown with a YAML head."""
     shared = results.shared
-    model, data = str(shared.get("model.name", "the model")), str(shared.get("data.name", "the data"))
+    model, data = results.model, results.data
     parts = [
         _head(results, row, run, model, data),
         f"# {row.method} for {model} on {data}\n",
         f"{row.summary}{f' ({row.paper})' if row.paper else ''}. Trained by `{results.program}` on {data}"
         f"{_pictures(task)}, {results.created}.\n",
         "## Use\n",
-        _use(shared, model, task, run),
+        _use(results, task, row.method, run),
         "## Settings\n",
         _table([("setting", "value"), *_settings(row, shared, run)]),
         f"Every field is in the run's `recipe.yaml`. The same run again:\n\n    {run.command}\n",
@@ -77,9 +78,9 @@ def _head(results: Results, row: Row, run: RunResult, model: str, data: str) -> 
 
 
 def _pictures(task: object) -> str:
-    if not isinstance(task, ShowsPictures):
-        return ""
-    return f" ({len(task.train_pictures.labels):,} pictures in {len(task.classes)} classes)"
+    sizes = part_sizes(task)
+    classes = f" in {len(task.classes)} classes" if isinstance(task, ShowsPictures) else ""
+    return "" if sizes is None else f" ({sizes[0]:,} pictures{classes})"
 
 
 def _settings(row: Row, shared: dict[str, Any], run: RunResult) -> list[tuple[str, Any]]:
@@ -89,24 +90,28 @@ def _settings(row: Row, shared: dict[str, Any], run: RunResult) -> list[tuple[st
     return [*row.settings.items(), *[pair for pair in common if not pair[0].startswith("method.")], ("seed", run.seed)]
 
 
-def _use(shared: dict[str, Any], model: str, task: object, run: RunResult) -> str:
-    if not shared.get("model.pretrained"):
+def _use(results: Results, task: object, method: str, run: RunResult) -> str:
+    if not results.shared.get("model.pretrained", True):
         return (
             f"The model below it had no pretrained weights; it is drawn anew from seed {run.seed} by the command under "
             "Settings. The adapter is of no use on another start.\n"
         )
-    return LOAD.format(model=model, classes=len(task.classes)) if isinstance(task, ShowsPictures) else ""
+    if isinstance(task, ShowsPictures):
+        return LOAD.format(model=results.model, classes=len(task.classes))
+    usage = getattr(task, "usage", None)
+    return "" if usage is None else f"```python\n{usage(method)}```\n"
 
 
 def _figures(results: Results, row: Row, run: RunResult) -> list[tuple[str, str]]:
-    share = results.share
-    found = [
-        (f"test {name}", words.metric(value, None, share and name == results.metric))
-        for name, value in run.figures.items()
-    ]
+    columns = {column.name: column for column in results.columns}
+    found = [("trained parameters", words.count(row.trainable_parameters))]
+    if results.has_head:
+        found.append(("of these outside the classifier", words.count(row.trainable_parameters_without_head)))
+    for name, value in run.figures.items():
+        known = columns.get(name)
+        heading = f"test {name}" if known is None or len(columns) == 1 else known.heading
+        found.append((heading, words.metric(value, None, is_share(name) if known is None else known.share)))
     found += [
-        ("trained parameters", words.count(row.trainable_parameters)),
-        ("of these outside the classifier", words.count(row.trainable_parameters_without_head)),
         ("training step, median", words.milliseconds(row.step_seconds)),
         ("peak memory of a step above the loaded model", words.size(run.peak_bytes)),
         ("file", words.size(run.adapter_bytes)),

@@ -33,6 +33,20 @@ class ShowsPictures(Protocol):
     classes: Sequence[str]
 
 
+@runtime_checkable
+class Counts(Protocol):
+    """A task that knows how many pictures its parts have before it has read them."""
+
+    def sizes(self) -> tuple[int, int]: ...
+
+
+def part_sizes(task: object) -> tuple[int, int] | None:
+    """Pictures to train on and to test on, where the task tells."""
+    if isinstance(task, ShowsPictures):
+        return len(task.train_pictures.labels), len(task.test_pictures.labels)
+    return task.sizes() if isinstance(task, Counts) else None
+
+
 @dataclass(frozen=True)
 class Shown:
     """One test picture: its position, a `data:` address, its class, and the methods' answers (right or not)."""

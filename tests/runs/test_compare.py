@@ -140,7 +140,7 @@ def test_figures_are_those_of_the_reloaded_adapter(comparison: Comparison) -> No
         row = comparison.row(method)
         [run] = row["runs"]
         right = sum(a == b for a, b in zip(run["predictions"], comparison.labels, strict=True))
-        assert row["metric"] == run["figures"]["accuracy"] == right / 20
+        assert row["figures"]["accuracy"]["mean"] == run["figures"]["accuracy"] == right / 20
         assert run["reloaded_difference"] == 0
         assert row["peak_bytes"] > 0
         assert row["step_seconds"] > 0
@@ -158,7 +158,8 @@ def test_one_seed_is_not_ranked(comparison: Comparison) -> None:
     assert comparison.results["ranked"] is False
     assert "nothing is ranked" in comparison.resumed.stdout
     rows = comparison.results["rows"]
-    assert [row["deviation"] for row in rows] == [None] * 3
+    assert [row["figures"]["accuracy"]["deviation"] for row in rows[:2]] == [None] * 2
+    assert rows[2]["figures"] == {}
     assert [row["method"] for row in rows] == ["bitfit", "adapter_plus", "lora"]  # by parameters; failed ones last
 
 
@@ -171,7 +172,10 @@ def test_every_run_leaves_recipe_curves_adapter_and_card(comparison: Comparison)
         _, head, text = (folder / "adapter" / "README.md").read_text(encoding="utf-8").split("---\n", 2)
         card = yaml.safe_load(head)
         [measured] = card["model-index"][0]["results"]
-        assert measured["metrics"][0] == {"type": "accuracy", "value": comparison.row(method)["metric"]}
+        assert measured["metrics"][0] == {
+            "type": "accuracy",
+            "value": comparison.row(method)["figures"]["accuracy"]["mean"],
+        }
         assert comparison.row(method)["runs"][0]["command"] in text
     for name in ("report.html", "figures/accuracy_parameters.png", "figures/curves.png"):
         assert (comparison.out / name).stat().st_size > 1000

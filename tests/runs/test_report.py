@@ -14,7 +14,8 @@ from PIL import Image
 from rich.console import Console
 
 from peft_kernels.registry import methods
-from peft_runs.compare_results import Curve, Results, Row, RunResult
+from peft_runs.compare_columns import columns_of
+from peft_runs.compare_results import Curve, Results, Row, RunResult, Spread
 from peft_runs.compare_table import show
 from peft_runs.figure import write_figures
 from peft_runs.figure_style import MARKERS, SHADES, marker, shade
@@ -41,6 +42,7 @@ def row(method: str, parameters: int, figures: list[float], failure: str | None 
         )
         for seed, value in enumerate(figures)
     ]
+    more = len(figures) > 1
     blank = Row(method, "What it does & how", "Some & Others, 2024", f"tiny_{method}", {"optim.lr": 0.01}, failure)
     if failure is not None:
         return blank
@@ -48,8 +50,7 @@ def row(method: str, parameters: int, figures: list[float], failure: str | None 
         blank,
         trainable_parameters=parameters + 30,
         trainable_parameters_without_head=parameters,
-        metric=float(np.mean(figures)),
-        deviation=float(np.std(figures, ddof=1)) if len(figures) > 1 else None,
+        figures={"accuracy": Spread(float(np.mean(figures)), float(np.std(figures, ddof=1)) if more else None)},
         step_seconds=0.0841,
         peak_bytes=30_000_000,
         adapter_bytes=50_000,
@@ -74,11 +75,14 @@ def results(seeds: int) -> Results:
         recipe="tiny",
         command="vision-peft compare --recipe tiny",
         metric="accuracy",
+        columns=columns_of("accuracy", ["accuracy", "loss"]),
+        base=None,
         seeds=list(range(seeds)),
         ranked=seeds > 1,
         test_samples=8,
         jobs=2,
-        timing={"steps": 10, "threads": 2, "device": "cpu", "failure": None},
+        timing={"steps": 10, "threads": 2, "device": "cpu"},
+        unmeasured={},
         shared={"model.name": "vit_mini", "model.pretrained": True, "data.name": "tiny", "optim.batch_size": 10},
         machine={"processor": "P", "cores": 2, "memory_bytes": 8e9, "accelerator": None, "threads": 1, "system": "L"},
         versions={"python": "3.11"},
