@@ -1,5 +1,6 @@
 # Two commands that need nothing but Python 3.11 and make; each sets up .venv by itself the first time.
-#   make compare   adapts the embedded model to handwritten digits with eight methods and compares them
+#   make compare   adapts the embedded models, to handwritten digits with eight methods and to a style of drawing with
+#                  five, and compares them
 #   make test      style, types, import rules and every test
 # PYTHON=/path/to/python chooses the interpreter that .venv is made with.
 
@@ -10,6 +11,7 @@ BIN := .venv/bin
 
 compare: .venv/ready
 	$(BIN)/vision-peft compare --recipe digits --methods full,linear_probe,bitfit,ln_tuning,lora,ssf,adapter_plus,snell
+	$(BIN)/diffusion-peft compare --recipe style --methods full,bitfit,difffit,lora,sara
 
 # One thread a process: two pytest workers share the cores instead of fighting over them.
 test: .venv/ready
