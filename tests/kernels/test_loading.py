@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from peft_kernels import loading, registry
+from peft_kernels import adapter_state, registry
 from peft_kernels.adapter_files import AdapterError
 from peft_kernels.loading import load_adapter
 
@@ -91,7 +91,7 @@ def test_failure_after_the_checks_leaves_the_model_as_it_was(folder: Path, monke
     def fail(*args: object, **kwargs: object) -> None:
         raise MemoryError("no more")
 
-    monkeypatch.setattr(loading, "set_peft_model_state_dict", fail)
+    monkeypatch.setattr(adapter_state, "set_peft_model_state_dict", fail)
     for name in METHODS:
         model = small_model().train()
         before = structure(model)
