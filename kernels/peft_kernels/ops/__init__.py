@@ -1,26 +1,40 @@
 """Pure functions of tensors, one operation a file or folder; they know nothing of PEFT."""
 
+from .edges import edge_distance, sobel
 from .frozen import frozen_conv, frozen_linear
 from .kernel_delta import DeltaSlice, DeltaSpec, delta_sparse, gated_conv, gated_linear
 from .masks import keep_mask
 from .nuclear import nuclear_subgradient
+from .one_step import clean_from, guided, signal_powers
 from .redrawn import redrawn_points
 from .scaled import least_factor, scaled_linear
 from .sparse_grad import sparse_conv, sparse_linear
+from .spectra import highpass, highpass_mask, radial_frequency, spectral_distance
+from .structure_texture import structure_texture_distance
 
 __all__ = [
     "DeltaSlice",
     "DeltaSpec",
+    "clean_from",
     "delta_sparse",
+    "edge_distance",
     "frozen_conv",
     "frozen_linear",
     "gated_conv",
     "gated_linear",
+    "guided",
+    "highpass",
+    "highpass_mask",
     "keep_mask",
     "least_factor",
     "nuclear_subgradient",
+    "radial_frequency",
     "redrawn_points",
     "scaled_linear",
+    "signal_powers",
+    "sobel",
     "sparse_conv",
     "sparse_linear",
+    "spectral_distance",
+    "structure_texture_distance",
 ]
