@@ -31,6 +31,8 @@ def test_shapes() -> None:
     x = torch.randn(2, 3, 32, 32)
     assert model(x).shape == (2, 7)
     assert model.forward_features(x).shape == (2, 64, 128)
+    maps = model.forward_intermediates(x, intermediates_only=True)
+    assert [tuple(found.shape) for found in maps] == [(2, 128, 8, 8)] * len(model.blocks)
     model.reset_classifier(3)
     assert model(x).shape == (2, 3)
     with pytest.raises(ValueError, match="vit_mini takes"):

@@ -59,6 +59,10 @@ class ConvStem(nn.Module):
         """Pixels per token along a side."""
         return 4 if as_scalar else (4, 4)
 
+    def dynamic_feat_size(self, img_size: tuple[int, int]) -> tuple[int, int]:
+        """Rows and columns of tokens, as timm's `forward_intermediates` asks for them."""
+        return img_size[0] // 4, img_size[1] // 4
+
     def forward(self, x: Tensor) -> Tensor:
         """Tokens `[N, L, embed_dim]` of pictures `[N, 3, H, W]`."""
         if tuple(x.shape[-2:]) != self.img_size:
