@@ -18,7 +18,17 @@ from diffusion_peft.adapters import (
 )
 from diffusion_peft.denoiser import denoiser
 from diffusion_peft.embedded import pretrained
-from diffusion_peft.methods import DiffFitConfig, SaraAllocator, SaraConfig, position_table, sara_counts
+from diffusion_peft.methods import (
+    DiffFitConfig,
+    HipaConfig,
+    HipaLoss,
+    HipaLossSpec,
+    SaraAllocator,
+    SaraConfig,
+    position_table,
+    sara_counts,
+)
+from diffusion_peft.pipelines.one_step import one_step, one_step_scheduler
 from peft_kernels.adapter_files import AdapterError
 from peft_kernels.composing import compose
 from peft_kernels.data_errors import DataError
@@ -28,6 +38,9 @@ __all__ = [
     "AdapterError",
     "DataError",
     "DiffFitConfig",
+    "HipaConfig",
+    "HipaLoss",
+    "HipaLossSpec",
     "SaraAllocator",
     "SaraConfig",
     "add_adapter",
@@ -38,6 +51,8 @@ __all__ = [
     "enable_adapters",
     "hotswap_adapter",
     "load_adapter",
+    "one_step",
+    "one_step_scheduler",
     "position_table",
     "pretrained",
     "sara_counts",

@@ -1,6 +1,16 @@
 """The diffusion methods, one file or folder each; importing this package registers them with PEFT."""
 
 from diffusion_peft.methods.difffit import DiffFitConfig, position_table
+from diffusion_peft.methods.hipa import HipaConfig, HipaLoss, HipaLossSpec
 from diffusion_peft.methods.sara import SaraAllocator, SaraConfig, sara_counts
 
-__all__ = ["DiffFitConfig", "SaraAllocator", "SaraConfig", "position_table", "sara_counts"]
+__all__ = [
+    "DiffFitConfig",
+    "HipaConfig",
+    "HipaLoss",
+    "HipaLossSpec",
+    "SaraAllocator",
+    "SaraConfig",
+    "position_table",
+    "sara_counts",
+]

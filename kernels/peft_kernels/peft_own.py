@@ -14,7 +14,7 @@ from peft.tuners.shira.mask_functions import random_mask
 from torch import nn
 
 from peft_kernels.shira_places import random_places
-from peft_kernels.targets import default_targets, find_backbone, head_names, reads_own_weight
+from peft_kernels.targets import default_targets, find_backbone, head_names, idle_queries, reads_own_weight
 
 
 def fill(model: nn.Module, config: Any) -> Any:
@@ -25,7 +25,8 @@ def fill(model: nn.Module, config: Any) -> Any:
 
     Left out is what PEFT's layers cannot adapt: a fused projection whose attention module reads the weight itself (EVA,
     BEiT, Swin V2), where they would never be called, and for LoRA convolutions that are dilated or whose groups do not
-    divide the rank. `SnellConfig` reaches all of them, `SlicedLoraConfig` the projections.
+    divide the rank. `SnellConfig` reaches all of them, `SlicedLoraConfig` the projections. Of a list of names, what
+    nothing reads is left out as well (the text's last queries in SD3).
 
     Raises:
         ValueError: the model has no modules of that kind.
@@ -37,10 +38,12 @@ def fill(model: nn.Module, config: Any) -> Any:
     if config.modules_to_save is None:
         config.modules_to_save = head_names(model)
     rank = getattr(config, "r", None)
+    listed = hasattr(config, "exclude_modules") and not isinstance(config.target_modules, str)
+    idle = idle_queries(model) if listed else set()
     unfit = [
         name
         for name, module in model.named_modules()
-        if name and (reads_own_weight(model, name) or (rank and _beyond_lora(module, rank)))
+        if name and (name in idle or reads_own_weight(model, name) or (rank and _beyond_lora(module, rank)))
     ]
     if not unfit:
         return config

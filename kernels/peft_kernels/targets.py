@@ -66,7 +66,7 @@ def default_targets(model: nn.Module, kind: str) -> str:
     names = _by_type(model, kind)
     if found and pattern:
         matching = re.compile((re.escape(f"{found[0]}.") if found[0] else "") + f"({pattern})")
-        idle = _idle_queries(model)
+        idle = idle_queries(model)
         chosen = [n for n, m in plain_modules(model) if matching.fullmatch(n) and _suits(m, kind) and n not in idle]
         names = chosen or names
     if not names:
@@ -113,7 +113,7 @@ def _suits(module: nn.Module, kind: str) -> bool:
     return isinstance(module, _TYPES[kind]) if kind in _TYPES else any(True for _ in module.parameters())
 
 
-def _idle_queries(model: nn.Module) -> set[str]:
+def idle_queries(model: nn.Module) -> set[str]:
     """The text's query projections of a last joint attention (SD3), whose output for the text nothing reads."""
     last = [name for name, module in plain_modules(model) if getattr(module, "context_pre_only", None) is True]
     return {f"{name}.add_q_proj" for name in last}

@@ -24,6 +24,7 @@ COUNTS: dict[str, dict[str, int]] = {
         "difffit": 457_924,
         "dora": 1_694_208,
         "full": 859_520_964,
+        "hipa": 3_188_736,
         "ia3": 99_840,
         "ln_tuning": 200_320,
         "loha": 3_188_736,
@@ -36,8 +37,8 @@ COUNTS: dict[str, dict[str, int]] = {
         "snella": 11_968_992,
         "ssf": 755_840,
     },
-    "sd2": {"bitfit": 343_684, "full": 865_910_724, "lora": 1_659_904},
-    "sdxl": {"bitfit": 1_289_284, "full": 2_567_463_684, "lora": 11_612_160, "snell": 20_930_560},
+    "sd2": {"bitfit": 343_684, "full": 865_910_724, "hipa": 3_319_808, "lora": 1_659_904},
+    "sdxl": {"bitfit": 1_289_284, "full": 2_567_463_684, "hipa": 23_224_320, "lora": 11_612_160, "snell": 20_930_560},
     "sd3": {
         "adapter_plus": 663_744,
         "bitfit": 1_102_912,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .cases import baselines, difffit, sara, snell, snella, spt, spt_selection
+from .cases import baselines, difffit, hipa, sara, snell, snella, spt, spt_selection
 from .harness import Kind
 
 TABLE: dict[tuple[str, str], Kind] = {
@@ -22,6 +22,11 @@ TABLE: dict[tuple[str, str], Kind] = {
     ("sara", "nuclear_norm"): Kind(sara.nuclear_norm, sara.norm_tolerance),
     ("sara", "official_unstructured"): Kind(sara.official_unstructured, sara.training_tolerance, also=r"mask\..*"),
     ("sara", "selection_dtype"): Kind(sara.selection_dtype, sara.exact, also=r"mask\..*"),
+    ("hipa", "dists_statistic"): Kind(hipa.dists_statistic, hipa.tolerance),
+    ("hipa", "edge"): Kind(hipa.edge, hipa.tolerance),
+    ("hipa", "highpass"): Kind(hipa.highpass_case, hipa.tolerance, also=hipa.LINES),
+    ("hipa", "onestep_x0"): Kind(hipa.onestep_x0, hipa.tolerance, also=hipa.SCHEDULE),
+    ("hipa", "train_step"): Kind(hipa.train_step, hipa.training_tolerance),
     ("snell", "delta"): Kind(snell.delta, snell.tolerance),
     ("snell", "training"): Kind(snell.training, snell.training_tolerance, also=r"param\.\w+\.step[1-9]\d*"),
     ("snell", "vit_block"): Kind(snell.vit_block, snell.tolerance),
