@@ -38,10 +38,11 @@ VISION = Family("vision-peft", "vision", _vision_tasks, _VISION_COMMANDS)
 
 
 def _diffusion_tasks() -> Mapping[str, type[Task]]:
-    from diffusion_peft.tasks import Autoencoding, ClassToImage, PipelineTuning, TextToImage
+    from diffusion_peft.tasks import Autoencoding, ClassToImage, OneStepTuning, PipelineTuning, TextToImage
 
     return {
         "tune": PipelineTuning,
+        "one_step": OneStepTuning,
         "text_to_image": TextToImage,
         "class_to_image": ClassToImage,
         "autoencoder": Autoencoding,

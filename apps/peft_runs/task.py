@@ -23,6 +23,7 @@ class Task(Protocol):
                                   are part of every checkpoint)
         kept(model)               a context within which the model holds what is to be saved (such averages)
         draw(model)               a picture that shows how far the training is, or None
+        leave(folder)             writes what belongs to the saved adapter beside it
         usage(method), about()    how the result is used, in Python, and short facts: what the run's page and card tell
                                   beside its figures; `prompts()` names the rows of `draw`'s picture
     """

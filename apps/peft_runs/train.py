@@ -149,7 +149,9 @@ class Training:
             self.progress.say(f"warning: no picture of what was chosen to train: {error}")
 
     def describe(self, result: dict[str, Any]) -> None:
-        """Write the run's page and card, if the task says how its result is used."""
+        """Write what the task leaves beside the adapter, and, if it says how its result is used, the page and card."""
+        if hasattr(self.task, "leave"):
+            self.task.leave(self.folder.adapter)  # type: ignore[attr-defined]
         if hasattr(self.task, "usage"):
             from peft_runs.run_page import write_page
 
