@@ -33,7 +33,8 @@ def run(family: Family, words: list[str]) -> None:
         raise unknown("method", name, known)
     method = known[name]
     paper = f" ({method.paper})" if method.paper else ""
-    Console(highlight=False).print(f"{method.name}: {method.summary}{paper}", markup=False)
+    needs = f"; for models with {method.needs}" if method.needs else ""
+    Console(highlight=False).print(f"{method.name}: {method.summary}{paper}{needs}", markup=False)
     table = Table("setting", "default", "meaning", box=None, pad_edge=False)
     for field in dataclasses.fields(method_fields(name)):
         if field.name != "name":

@@ -58,7 +58,9 @@ def main() -> None:
     warnings.simplefilter("ignore")
     base = timm.create_model("vit_base_patch16_224", num_classes=100)
     rows = {
-        name: {"seconds": attach_seconds(name, base, settings.repeats), "bound": ATTACH_BOUND} for name in methods()
+        name: {"seconds": attach_seconds(name, base, settings.repeats), "bound": ATTACH_BOUND}
+        for name, method in methods().items()
+        if not method.needs
     }
     rows["import vision_peft"] = {"seconds": import_seconds(settings.repeats), "bound": IMPORT_BOUND}
     print(f"{'':<20}{'seconds':>9}{'bound':>7}")

@@ -48,6 +48,7 @@ class Method:
         choose: for methods that look at data before they are attached: ``choose(config, model, batches, loss)`` returns
             the configuration with the fields filled that the data decide; the model stays as it was. Its configuration
             has the fields ``num_batches`` and ``batch_size``.
+        needs: what a model must have that not every model has, such as ``long skip connections``; empty for any model.
         group: for methods with an optimiser group of their own: ``group(config, name)`` gives, for the trainable
             parameter called ``name``, what differs from the rest: ``lr_ratio``, a factor on the learning rate,
             ``weight_decay``, or ``decays`` where the run's weight decay holds for a vector too.
@@ -62,6 +63,7 @@ class Method:
     prepare: Callable[[nn.Module, Any], Any] | None = None
     choose: Callable[[Any, nn.Module, Iterable[Any], Any], Any] | None = None
     group: Callable[[Any, str], Mapping[str, float]] | None = None
+    needs: str = ""
 
     def fields(self) -> list[dataclasses.Field]:
         """The hyperparameters: the fields a recipe may set."""
@@ -108,6 +110,7 @@ def register(
     paper: str = "",
     choose: Callable[[Any, nn.Module, Iterable[Any], Any], Any] | None = None,
     group: Callable[[Any, str], Mapping[str, float]] | None = None,
+    needs: str = "",
 ) -> Callable[[Config], Config]:
     """Class decorator of a configuration: register the method with PEFT and in the table.
 
@@ -136,7 +139,7 @@ def register(
         PEFT_TYPE_TO_CONFIG_MAPPING[peft_type] = config_class  # type: ignore[index]
         PEFT_TYPE_TO_TUNER_MAPPING[peft_type] = tuner  # type: ignore[index]
         PEFT_TYPE_TO_PREFIX_MAPPING[peft_type] = prefix  # type: ignore[index]
-        offer(Method(name, config_class, family, summary, paper, choose=choose, group=group))
+        offer(Method(name, config_class, family, summary, paper, choose=choose, group=group, needs=needs))
         return config_class
 
     return decorate

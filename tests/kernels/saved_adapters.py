@@ -15,9 +15,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import vision_peft  # noqa: F401 (registers vit_mini and the methods)
-from peft_kernels.registry import method
+from peft_kernels.registry import method, methods
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+GENERAL = sorted(name for name, known in methods().items() if not known.needs)  # those for any model
 
 
 def small_model(**changes: Any) -> nn.Module:

@@ -12,13 +12,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from peft_kernels import adapter_state, registry
+from peft_kernels import adapter_state
 from peft_kernels.adapter_files import AdapterError
 from peft_kernels.loading import load_adapter
 
-from .saved_adapters import WEIGHTS, edit, pictures, saved, small_model, structure
+from .saved_adapters import GENERAL, WEIGHTS, edit, pictures, saved, small_model, structure
 
-METHODS = sorted(registry.methods())
 A = "base_model.model.blocks.0.attn.qkv.lora_A.weight"  # [8, 128]
 
 
@@ -26,12 +25,12 @@ A = "base_model.model.blocks.0.attn.qkv.lora_A.weight"  # [8, 128]
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A saved adapter of each method, by name."""
     root = tmp_path_factory.mktemp("adapters")
-    for name in METHODS:
+    for name in GENERAL:
         save_file({"logits": saved(root / name, name)}, root / f"{name}.logits")
     return root
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", GENERAL)
 def test_loaded_adapter_reproduces_the_outputs_without_a_warning(name: str, folder: Path) -> None:
     model = small_model()
     with warnings.catch_warnings():
@@ -56,7 +55,7 @@ save_file({name: load_adapter(small_model(), root / name)(pictures()).detach() f
 
 
 def test_head_and_adapter_have_the_same_outputs_in_a_fresh_process(folder: Path) -> None:
-    run = subprocess.run([sys.executable, "-c", FRESH, str(folder), *METHODS], capture_output=True, text=True)
+    run = subprocess.run([sys.executable, "-c", FRESH, str(folder), *GENERAL], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     for name, logits in load_file(folder / "fresh").items():
         torch.testing.assert_close(logits, load_file(folder / f"{name}.logits")["logits"], rtol=0, atol=2e-6)
@@ -92,7 +91,7 @@ def test_failure_after_the_checks_leaves_the_model_as_it_was(folder: Path, monke
         raise MemoryError("no more")
 
     monkeypatch.setattr(adapter_state, "set_peft_model_state_dict", fail)
-    for name in METHODS:
+    for name in GENERAL:
         model = small_model().train()
         before = structure(model)
         with pytest.raises(MemoryError):

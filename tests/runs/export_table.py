@@ -11,6 +11,7 @@ from peft_runs import exporting_denoiser
 from peft_runs.errors import RunError
 from peft_runs.exporting import FORMATS, export_adapter
 from peft_runs.exporting_denoiser import export_denoiser
+from tests.kernels.saved_adapters import GENERAL
 from tests.runs import saved, saved_denoisers
 from tests.runs.export_readers import READERS, answer, wanted
 
@@ -71,7 +72,7 @@ def of_vision(root: Path) -> list[str]:
         out = root / f"{name}-{to}{'.safetensors' if to == 'merged' else ''}"
         return cell(out, lambda out: export_adapter(root / name, to, out, checkpoint=base))
 
-    return rows("method", FORMATS, {name: {to: write(name, to) for to in FORMATS} for name in sorted(methods())})
+    return rows("method", FORMATS, {name: {to: write(name, to) for to in FORMATS} for name in GENERAL})
 
 
 def of_denoisers(root: Path) -> list[str]:

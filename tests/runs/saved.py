@@ -9,8 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from peft_kernels.registry import methods
-from tests.kernels.saved_adapters import pictures, saved
+from tests.kernels.saved_adapters import GENERAL, pictures, saved
 
 MODEL = "vit_mini.cifar10"
 
@@ -32,7 +31,7 @@ def save_base(path: Path, name: str = MODEL) -> Path:
 def save_all(root: Path) -> dict[str, Tensor]:
     """An adapter of each method in ``root/<method>`` and the base in ``root/base.safetensors``; their logits."""
     save_base(root / "base.safetensors")
-    return {name: saved(root / name, name, model=base()) for name in methods()}
+    return {name: saved(root / name, name, model=base()) for name in GENERAL}
 
 
 def outputs(model: nn.Module) -> Tensor:

@@ -14,8 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from peft_kernels.adapter_formats import recognise
-from peft_kernels.registry import methods
-from tests.kernels.saved_adapters import WEIGHTS, edit, saved, setting
+from tests.kernels.saved_adapters import GENERAL, WEIGHTS, edit, saved, setting
 from tests.runs.command import here
 from tests.runs.saved import MODEL, base, save_all
 
@@ -36,7 +35,7 @@ def adapters(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.mark.parametrize("name", sorted(methods()))
+@pytest.mark.parametrize("name", GENERAL)
 def test_own_adapters_are_named_counted_and_fit(name: str, adapters: Path, capsys: pytest.CaptureFixture) -> None:
     told = report(capsys, adapters / name)
     tensors = load_file(adapters / name / WEIGHTS)

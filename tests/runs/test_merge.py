@@ -11,13 +11,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from peft_kernels.registry import methods
-from tests.kernels.saved_adapters import saved, trained
+from tests.kernels.saved_adapters import GENERAL, saved, trained
 from tests.runs.command import here
 from tests.runs.saved import MODEL, base, outputs, save_all, save_base
 from vision_peft.models.vit_mini import WEIGHTS
 
-MERGING = sorted(set(methods()) - {"adapter_plus", "vpt"})
+MERGING = sorted(set(GENERAL) - {"adapter_plus", "vpt"})
 
 
 @pytest.fixture(scope="module")

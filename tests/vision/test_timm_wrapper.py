@@ -16,10 +16,10 @@ import vision_peft  # noqa: F401 (registers the methods)
 from peft_kernels.adapter_files import AdapterError
 from peft_kernels.loading import load_adapter
 from peft_kernels.registry import methods
+from tests.kernels.saved_adapters import GENERAL
 
 SMALL: dict[str, Any] = {"img_size": 16, "patch_size": 8, "embed_dim": 12, "depth": 2, "num_heads": 2}
-NAMES = sorted(methods())
-START: dict[str, dict[str, Any]] = {name: {"init_weights": False} for name in NAMES} | {
+START: dict[str, dict[str, Any]] = {name: {"init_weights": False} for name in GENERAL} | {
     "lora": {"init_lora_weights": False},
     "dora": {"init_lora_weights": False},
     "spt": {"budget": 0.2, "budget_rule": "at_most", "scoring_mode": "eval"},
@@ -67,7 +67,7 @@ def trainable(model: nn.Module) -> dict[str, int]:
     return {n.replace(".timm_model.", "."): p.numel() for n, p in model.named_parameters() if p.requires_grad}
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", GENERAL)
 def test_default_targets_and_head_are_those_of_the_bare_model(name: str) -> None:
     inside, alone = attach(name, wrapped()), attach(name, bare())
     assert trainable(inside) == trainable(alone)
@@ -78,14 +78,14 @@ def test_default_targets_and_head_are_those_of_the_bare_model(name: str) -> None
             torch.testing.assert_close(inside(images()).logits, bare()(images()))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", GENERAL)
 def test_loss_reaches_every_trainable_parameter(name: str) -> None:
     model = attach(name, wrapped())
     model(pixel_values=images(), labels=torch.tensor([0, 2])).loss.backward()
     assert not [key for key, p in model.named_parameters() if p.requires_grad and p.grad is None]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", GENERAL)
 def test_saved_and_loaded_into_a_wrapper_again(name: str, tmp_path: Path) -> None:
     model = attach(name, wrapped()).requires_grad_(False)
     model.save_pretrained(str(tmp_path))
@@ -94,7 +94,7 @@ def test_saved_and_loaded_into_a_wrapper_again(name: str, tmp_path: Path) -> Non
         torch.testing.assert_close(loaded.eval()(images()).logits, model(images()).logits)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", GENERAL)
 @pytest.mark.parametrize("into_bare", [True, False])
 def test_adapter_of_the_other_form_is_refused_and_says_where_it_belongs(
     name: str, into_bare: bool, tmp_path: Path
@@ -108,7 +108,7 @@ def test_adapter_of_the_other_form_is_refused_and_says_where_it_belongs(
     assert {key: type(module) for key, module in model.named_modules()} == before
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", GENERAL)
 def test_adapter_of_a_bare_model_loads_into_the_one_in_the_wrapper(name: str, tmp_path: Path) -> None:
     alone = attach(name, bare()).requires_grad_(False)
     alone.save_pretrained(str(tmp_path))
