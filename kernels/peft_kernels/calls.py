@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from peft_kernels.frozen import frozen_forward, plain_convolution
+from peft_kernels.frozen import Forgetful, frozen_forward, plain_convolution
 
 HALF = (torch.float16, torch.bfloat16)
 
@@ -76,6 +76,7 @@ LINEAR_IN_WEIGHT: dict[Any, Callable[..., Tensor]] = {
     nn.Conv1d.forward: _conv,
     nn.Conv2d.forward: _conv,
     nn.Conv3d.forward: _conv,
+    Forgetful.forward: _conv,
     nn.Embedding.forward: _embedding,
 }
 FORWARDS = {**LINEAR_IN_WEIGHT, nn.LayerNorm.forward: _layer_norm, nn.GroupNorm.forward: _group_norm}

@@ -70,14 +70,21 @@ class ComposedModel(PeftModel):
     @contextmanager
     def alone(self, name: str) -> Iterator[None]:
         """The model without the layers of other adapters than ``name``, so that modules are called as in the base."""
-        taken = [place for place in _places(self) if name not in _names(place[2])]
-        for parent, child, layer in taken:
-            parent._modules[child] = layer.base_layer
-        try:
+        with without_layers(self, name):
             yield
-        finally:
-            for parent, child, layer in taken:
-                parent._modules[child] = layer
+
+
+@contextmanager
+def without_layers(model: nn.Module, but: str | None = None) -> Iterator[None]:
+    """Within the block ``model`` has the modules of before its adapters, except for the layers of the one named."""
+    taken = [place for place in _places(model) if but is None or but not in _names(place[2])]
+    for parent, child, layer in taken:
+        parent._modules[child] = layer.base_layer
+    try:
+        yield
+    finally:
+        for parent, child, layer in taken:
+            parent._modules[child] = layer
 
 
 def compose(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .cases import baselines, difffit, hipa, sara, snell, snella, spt, spt_selection
+from .cases import baselines, difffit, hipa, sara, scedit, snell, snella, spt, spt_selection
 from .harness import Kind
 
 TABLE: dict[tuple[str, str], Kind] = {
@@ -27,6 +27,9 @@ TABLE: dict[tuple[str, str], Kind] = {
     ("hipa", "highpass"): Kind(hipa.highpass_case, hipa.tolerance, also=hipa.LINES),
     ("hipa", "onestep_x0"): Kind(hipa.onestep_x0, hipa.tolerance, also=hipa.SCHEDULE),
     ("hipa", "train_step"): Kind(hipa.train_step, hipa.training_tolerance),
+    ("scedit", "adapter"): Kind(scedit.adapter, scedit.tolerance),
+    ("scedit", "csc"): Kind(scedit.csc, scedit.tolerance),
+    ("scedit", "unet"): Kind(scedit.unet, scedit.tolerance),
     ("snell", "delta"): Kind(snell.delta, snell.tolerance),
     ("snell", "training"): Kind(snell.training, snell.training_tolerance, also=r"param\.\w+\.step[1-9]\d*"),
     ("snell", "vit_block"): Kind(snell.vit_block, snell.tolerance),

@@ -6,6 +6,7 @@ from .kernel_delta import DeltaSlice, DeltaSpec, delta_sparse, gated_conv, gated
 from .masks import keep_mask
 from .nuclear import nuclear_subgradient
 from .one_step import clean_from, guided, signal_powers
+from .pointwise_mlp import pointwise_mlp
 from .redrawn import redrawn_points
 from .scaled import least_factor, scaled_linear
 from .sparse_grad import sparse_conv, sparse_linear
@@ -28,6 +29,7 @@ __all__ = [
     "keep_mask",
     "least_factor",
     "nuclear_subgradient",
+    "pointwise_mlp",
     "radial_frequency",
     "redrawn_points",
     "scaled_linear",

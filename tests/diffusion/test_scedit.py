@@ -1,0 +1,397 @@
+"""SCEdit's tuners on the skips of UNets: where they stand, how many, what they change, their life on a model."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from diffusers import UNet2DModel
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+import diffusion_peft as dp
+from peft_kernels import loading
+from peft_kernels.ops.pointwise_mlp import pointwise_mlp_reference
+from peft_kernels.skips import long_skips
+
+from ..kernels.saved_adapters import structure
+from ..kernels.tiny_unet import move, run, unet
+from .true_configs import predict, published, small
+
+SD = [1280] * 5 + [640] * 3 + [320] * 4
+SDXL = [1280] * 2 + [640] * 3 + [320] * 4
+
+
+def trained(model: nn.Module) -> dict[str, nn.Parameter]:
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+def with_tuner(name: str = "one", **fields: Any) -> Any:
+    model = unet()
+    dp.add_adapter(model, dp.SceditConfig(**fields), name)
+    move(model, name)
+    return model.eval()
+
+
+# --- where, and how many ---------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(("name", "widths"), [("sd15", SD), ("sd2", SD), ("sdxl", SDXL)])
+def test_skips_of_published_unets(name: str, widths: list[int]) -> None:
+    skips = long_skips(published(name))
+    assert [skip.channels for skip in skips] == widths
+    halved = [0, 0, 0, 1, 0, 0, 1, 0, 0, 1, 0, 0] if widths is SD else [0, 0, 0, 1, 0, 0, 1, 0, 0]
+    assert [int(skip.halved) for skip in reversed(skips)] == halved
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "count"),
+    [
+        ("sd15", {}, 19_680_000),
+        ("sd2", {}, 19_680_000),
+        ("sd15", {"down_ratio": 0.5}, 9_844_800),
+        ("sd15", {"down_ratio": 0.25}, 4_927_200),
+        ("sd15", {"down_ratio": 0.1}, 1_976_640),
+        ("sdxl", {}, 9_841_920),
+        ("sdxl", {"down_ratio": 0.5}, 4_923_840),
+        ("sdxl", {"down_ratio": 0.25}, 2_464_800),
+        ("sdxl", {"down_ratio": 0.1}, 989_376),
+        ("sd15", {"control": True, "dense_kernel": 1}, 28_824_400),
+        ("sd2", {"control": True}, 99_111_760),
+        ("sdxl", {"control": True, "pre_out_channels": 320, "pre_dim_ratio": 2.0}, 45_930_080),
+        ("sdxl", {"control": True, "dense_kernel": 1}, 14_067_280),
+    ],
+)
+def test_published_parameter_counts(name: str, fields: dict[str, Any], count: int) -> None:
+    model = published(name)
+    with torch.device("meta"):
+        dp.add_adapter(model, dp.SceditConfig(**fields))
+    assert sum(p.numel() for p in trained(model).values()) == count
+
+
+@pytest.mark.parametrize("name", ["sd15", "sd2", "sdxl"])
+def test_small_unets_of_published_form_train_every_parameter(name: str) -> None:
+    model = small(name).requires_grad_(False)  # frozen weights are multiplied by other kernels, even without gradients
+    with torch.no_grad():
+        base = predict(name, model)
+    dp.add_adapter(model, dp.SceditConfig(down_ratio=0.5))
+    with torch.no_grad():
+        assert torch.equal(predict(name, model), base)
+    move(model, "default")
+    predict(name, model).square().sum().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in trained(model).values())
+
+
+def test_uneven_blocks_odd_latents_and_a_unet_without_text() -> None:
+    uneven = small("sd15", layers_per_block=(1, 2, 1, 2))
+    plain = UNet2DModel(
+        sample_size=8,
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        norm_num_groups=4,
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+    ).eval()
+    latents, time = torch.randn(1, 4, 9, 7), torch.tensor([3])
+    with torch.no_grad():
+        for model, inputs in (
+            (uneven, (latents, time, torch.randn(1, 5, 12))),
+            (plain, (latents[:, :3, :8, :6], time)),
+        ):
+            base = model(*inputs).sample
+            dp.add_adapter(model, dp.SceditConfig())
+            assert torch.equal(model(*inputs).sample, base)
+            move(model, "default")
+            assert (model(*inputs).sample - base).abs().max() > 1e-3
+
+
+# --- the start -------------------------------------------------------------------------------------------------------
+def test_a_new_tuner_is_the_base_model_and_its_second_layer_alone_has_a_gradient() -> None:
+    model = unet()
+    base = run(model)
+    dp.add_adapter(model, dp.SceditConfig())
+    assert torch.equal(run(model), base)
+    model(torch.randn(1, 4, 8, 8), torch.tensor([3]), torch.randn(1, 5, 12)).sample.square().sum().backward()
+    for name, parameter in trained(model).items():
+        assert parameter.grad is not None
+        assert bool(parameter.grad.any()) == (".up." in name), name
+
+
+def test_random_start_changes_the_output() -> None:
+    model = unet()
+    dp.add_adapter(model, dp.SceditConfig(init_weights=False))
+    assert (run(model) - run(unet())).abs().max() > 1e-3
+
+
+# --- what it computes ------------------------------------------------------------------------------------------------
+def by_hand(model: Any, adapters: list[str], scale: float = 1.0) -> Any:
+    """A plain UNet whose up blocks are given the skips as the tuners of ``model`` edit them."""
+    plain, parameters = unet(), dict(model.named_parameters())
+
+    def edit(index: int) -> Any:
+        def before(block: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
+            skips = list(kwargs["res_hidden_states_tuple"])
+            for r in range(len(skips)):
+                summand = torch.zeros(())
+                for adapter in adapters:
+                    place = f"up_blocks.{index}.resnets.{r}.scedit_adapter.{adapter}"
+                    names = ("down.weight", "down.bias", "up.weight", "up.bias")
+                    given = [parameters[f"{place}.{name}"] for name in names]
+                    summand = summand + scale * pointwise_mlp_reference(skips[-1 - r], *given, axis=1)
+                skips[-1 - r] = skips[-1 - r] + summand
+            return args, {**kwargs, "res_hidden_states_tuple": tuple(skips)}
+
+        return before
+
+    for index, block in enumerate(plain.up_blocks):
+        block.register_forward_pre_hook(edit(index), with_kwargs=True)
+    return plain
+
+
+def test_the_skips_that_up_blocks_are_given_could_be_edited_instead() -> None:
+    model = with_tuner()
+    torch.testing.assert_close(run(model), run(by_hand(model, ["one"])), rtol=1e-5, atol=1e-6)
+    model.set_adapters("one", -1.5)
+    torch.testing.assert_close(run(model), run(by_hand(model, ["one"], -1.5)), rtol=1e-5, atol=1e-6)
+
+
+def test_several_tuners_are_summed_on_the_skip_as_it_was_whatever_their_order() -> None:
+    model = with_tuner()
+    dp.add_adapter(model, dp.SceditConfig(down_ratio=0.5), "another")
+    move(model, "another")
+    found = []
+    for names in (["one", "another"], ["another", "one"]):
+        dp.set_adapters(model, names)
+        found.append(run(model))
+    torch.testing.assert_close(found[0], found[1], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(found[0], run(by_hand(model, ["one", "another"])), rtol=1e-5, atol=1e-6)
+
+
+def test_scales_of_one_skip_are_affine_there_and_0_is_the_base() -> None:
+    model = with_tuner(skip_indices=[2])
+    seen: list[Tensor] = []
+    model.up_blocks[1].resnets[0].base_layer.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    for scale in (0.0, 1.0, 1.5, -2.0):
+        model.set_adapters("one", scale)
+        out = run(model)
+        if scale == 0:
+            assert torch.equal(out, run(unet()))
+    base, one = seen[0], seen[1] - seen[0]
+    assert one[:, :-8].abs().max() == 0
+    assert one[:, -8:].abs().max() > 1e-3
+    for scale, value in zip((1.5, -2.0), seen[2:], strict=True):
+        torch.testing.assert_close(value - base, scale * one, rtol=1e-4, atol=1e-5)
+
+
+def test_scale_per_skip() -> None:
+    scales = [0.5, 0.0, 2.0, -1.0]
+    model, other = with_tuner(scale=scales), with_tuner()
+    with torch.no_grad():
+        for skip, scale in zip(long_skips(other), scales, strict=True):
+            up = other.get_submodule(skip.reader).adapters["one"].up
+            up.weight.mul_(scale)
+            up.bias.mul_(scale)
+    torch.testing.assert_close(run(model), run(other), rtol=1e-5, atol=1e-6)
+
+
+def test_unedited_skips_carry_nothing() -> None:
+    model = with_tuner(skip_indices=[0, 3])
+    assert {name.partition(".scedit")[0] for name in trained(model)} == {
+        "up_blocks.0.resnets.0",
+        "up_blocks.1.resnets.1",
+    }
+
+
+def test_freeu_comes_before_the_tuner() -> None:
+    model = with_tuner()
+    model.enable_freeu(s1=0.9, s2=0.2, b1=1.2, b2=1.4)
+    read = {}
+    for layer in (model.up_blocks[0].resnets[0], model.up_blocks[0].resnets[0].base_layer):
+        layer.register_forward_pre_hook(lambda module, args: read.update({module: args[0]}))
+    run(model)
+    before, after = read.values()
+    tuner = model.up_blocks[0].resnets[0].adapters["one"]
+    with torch.no_grad():
+        expected = before[:, -16:] + tuner(before[:, -16:])
+    torch.testing.assert_close(after[:, -16:], expected, rtol=1e-5, atol=1e-6)
+    plain = with_tuner()
+    assert (run(model) - run(plain)).abs().max() > 1e-4
+
+
+def test_tokens() -> None:
+    class Block(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x
+
+    model = nn.Sequential(Block(), Block())
+    dp.add_adapter(model, dp.SceditConfig(target_modules=["0", "1"], skip_channels=[4, 6]))
+    x = torch.randn(2, 5, 9)
+    assert torch.equal(model(x), x)
+    move(model, "default")
+    layers: list[Any] = [layer.adapters["default"] for layer in model]  # type: ignore[index]
+    with torch.no_grad():
+        y = torch.cat([x[..., :5], x[..., 5:] + layers[0](x[..., 5:])], -1)
+        y = torch.cat([y[..., :3], y[..., 3:] + layers[1](y[..., 3:])], -1)
+        torch.testing.assert_close(model(x), y)
+
+
+# --- forms of computing ----------------------------------------------------------------------------------------------
+def gradients(model: Any, **kwargs: Any) -> dict[str, Tensor]:
+    torch.manual_seed(5)
+    dtype = next(model.parameters()).dtype
+    inputs = torch.randn(2, 4, 8, 8, dtype=dtype), torch.tensor([3, 7]), torch.randn(2, 5, 12, dtype=dtype)
+    model(*inputs, **kwargs).sample.square().sum().backward()
+    return {name: p.grad for name, p in trained(model).items() if p.grad is not None}
+
+
+def test_gradient_checkpointing_gives_the_same_gradients() -> None:
+    model = with_tuner().double().train()
+    expected = {name: gradient.clone() for name, gradient in gradients(model).items()}
+    model.zero_grad()
+    model.enable_gradient_checkpointing()
+    for name, gradient in gradients(model).items():
+        torch.testing.assert_close(gradient, expected[name], rtol=1e-12, atol=1e-12)
+
+
+def test_channels_last_stays_and_bfloat16_is_near() -> None:
+    model = with_tuner().to(memory_format=torch.channels_last)
+    formats = []
+    model.up_blocks[1].resnets[1].base_layer.register_forward_pre_hook(
+        lambda _, args: formats.append(args[0].is_contiguous(memory_format=torch.channels_last))
+    )
+    latents, text = torch.randn(2, 4, 8, 8).to(memory_format=torch.channels_last), torch.randn(2, 5, 12)
+    expected = with_tuner()(latents, torch.tensor([3, 7]), text).sample
+    torch.testing.assert_close(model(latents, torch.tensor([3, 7]), text).sample, expected, rtol=1e-4, atol=1e-5)
+    assert formats == [True]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        half = model(latents, torch.tensor([3, 7]), text).sample
+    assert half.isfinite().all()
+    assert (half.float() - expected).abs().max() < 2e-2 * expected.abs().max() + 2e-2
+
+
+def test_a_half_precision_unet_has_tuners_in_float32() -> None:
+    model = unet().bfloat16()
+    dp.add_adapter(model, dp.SceditConfig())
+    assert {p.dtype for p in trained(model).values()} == {torch.float32}
+    out = model(torch.randn(1, 4, 8, 8).bfloat16(), torch.tensor([3]), torch.randn(1, 5, 12).bfloat16()).sample
+    assert out.dtype == torch.bfloat16
+    out.float().square().sum().backward()
+
+
+def test_a_decoder_block_compiles_to_one_graph() -> None:
+    layer = with_tuner().up_blocks[0].resnets[0]
+    x, time = torch.randn(1, 32, 4, 4), torch.randn(1, 32)
+    compiled = torch.compile(layer, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(x, time), layer(x, time))
+
+
+# --- life on a model -------------------------------------------------------------------------------------------------
+def test_saved_and_loaded_gives_the_same_bits(tmp_path: Path) -> None:
+    model = with_tuner(down_ratio=0.5, scale=[1.0, 0.5, 2.0, 1.0])
+    expected = run(model)
+    dp.save_adapter(model, tmp_path, "one")
+    tensors = load_file(tmp_path / "adapter_model.safetensors")
+    assert sum(t.numel() for t in tensors.values()) == sum(p.numel() for p in trained(model).values())
+    assert all(".scedit_adapter." in name for name in tensors)
+    loaded = dp.load_adapter(unet(), tmp_path, "two")
+    assert torch.equal(run(loaded), expected)
+
+
+def test_peft_model_saves_and_loads_it_too(tmp_path: Path) -> None:
+    model = get_peft_model(unet(), dp.SceditConfig())
+    move(model, "default")
+    model.save_pretrained(str(tmp_path))
+    assert torch.equal(run(PeftModel.from_pretrained(unet(), tmp_path)), run(model))
+
+
+def test_an_adapter_for_another_unet_is_refused(tmp_path: Path) -> None:
+    dp.save_adapter(with_tuner(), tmp_path, "one")
+    other, base = small("sd15"), small("sd15")
+    with pytest.raises(dp.AdapterError, match=r"is for another UNet: it edits 4 skips of \[16, 8, 8, 8\] channels"):
+        dp.load_adapter(other, tmp_path)
+    assert [type(m) for m in other.modules()] == [type(m) for m in base.modules()]
+    wide = small("sd15", block_out_channels=(8, 16, 16, 32))
+    with pytest.raises(ValueError, match=r"skip 0 \(up_blocks.0.resnets.0\) has 32 channels, expected 16"):
+        dp.add_adapter(wide, dp.SceditConfig(skip_channels=[skip.channels for skip in long_skips(other)]))
+
+
+@pytest.mark.parametrize("control", [False, True])
+def test_a_load_that_fails_at_its_end_leaves_no_trace(
+    control: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: object) -> None:
+        raise MemoryError("no more")
+
+    dp.save_adapter(with_tuner(control=control, pre_dim_ratio=0.25, pre_out_channels=5), tmp_path, "one")
+    monkeypatch.setattr(loading, "write_adapter_state", fail)
+    model = unet()
+    before = structure(model)
+    with pytest.raises(MemoryError):
+        dp.load_adapter(model, tmp_path)
+    assert structure(model) == before
+
+
+def test_it_cannot_be_merged_and_unloads_without_a_trace() -> None:
+    model = get_peft_model(with_tuner("one", init_weights=False), dp.SceditConfig(), "two")
+    with pytest.raises(NotImplementedError, match="cannot be merged: a GELU stands between its layers"):
+        model.merge_adapter(["two"])
+    model, plain = with_tuner(), unet()
+    model.unload_lora()
+    assert [(n, type(m)) for n, m in model.named_modules()] == [(n, type(m)) for n, m in plain.named_modules()]
+    assert torch.equal(run(model), run(plain))
+
+
+def test_deleted_disabled_and_copied() -> None:
+    model, base = with_tuner(), run(unet())
+    expected = run(model)
+    twin = copy.deepcopy(model)
+    model.disable_adapters()
+    assert torch.equal(run(model), base)
+    model.enable_adapters()
+    assert torch.equal(run(model), expected)
+    model.delete_adapters("one")
+    assert torch.equal(run(model), base)
+    assert torch.equal(run(twin), expected)
+
+
+def test_beside_lora_on_attention_and_convolutions_of_the_decoder() -> None:
+    model = unet()
+    lora = LoraConfig(r=2, target_modules=r"up_blocks.*\.(to_q|conv1)", init_lora_weights=False)
+    composed = dp.compose(model, {"edit": dp.SceditConfig(), "lora": lora})
+    out = composed(torch.randn(1, 4, 8, 8), torch.tensor([3]), torch.randn(1, 5, 12)).sample
+    out.square().sum().backward()
+    with_gradient = {name.rpartition(".")[0] for name, p in trained(composed).items() if p.grad is not None}
+    assert any("conv1.lora" in name for name in with_gradient)
+    assert any("scedit" in name for name in with_gradient)
+
+
+# --- bad input -------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "resnet18", "dit"])
+def test_networks_without_long_skips_say_so(name: str) -> None:
+    model = small("dit") if name == "dit" else timm.create_model(name)
+    with pytest.raises(ValueError, match=f"no long skip connections found in {type(model).__name__}"):
+        dp.add_adapter(model, dp.SceditConfig())
+
+
+@pytest.mark.parametrize(
+    ("fields", "match"),
+    [
+        ({"down_ratio": 0.0}, r"down_ratio must be in \(0, 1\]"),
+        ({"down_ratio": 0.05}, "leaves no hidden channel of the 16 of skip 0"),
+        ({"skip_indices": [4]}, "must lie in 0 to 3"),
+        ({"skip_indices": []}, "at least one index"),
+        ({"hidden_sizes": [3, 3]}, "one entry for each of the 4 skips"),
+        ({"scale": [1.0]}, "one entry for each of the 4 skips"),
+        ({"target_modules": ["to_q"]}, "reads no skip that this SceditConfig edits"),
+        ({"control": True, "target_modules": r"up_blocks\.0\.resnets\.0"}, "must name 'conv_in' too"),
+        ({"dense_kernel": 2}, "dense_kernel must be 1 or 3"),
+    ],
+)
+def test_bad_settings_are_refused_and_the_model_stays(fields: dict[str, Any], match: str) -> None:
+    model = unet()
+    with pytest.raises(ValueError, match=match):
+        dp.add_adapter(model, dp.SceditConfig(**fields))
+    assert [(n, type(m)) for n, m in model.named_modules()] == [(n, type(m)) for n, m in unet().named_modules()]
