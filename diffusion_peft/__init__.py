@@ -31,6 +31,7 @@ from diffusion_peft.methods import (
     sara_counts,
 )
 from diffusion_peft.pipelines.one_step import one_step, one_step_scheduler
+from diffusion_peft.pipelines.scedit import StableDiffusionSCEditPipeline, StableDiffusionXLSCEditPipeline
 from peft_kernels.adapter_files import AdapterError
 from peft_kernels.composing import compose
 from peft_kernels.data_errors import DataError
@@ -46,6 +47,8 @@ __all__ = [
     "SaraAllocator",
     "SaraConfig",
     "SceditConfig",
+    "StableDiffusionSCEditPipeline",
+    "StableDiffusionXLSCEditPipeline",
     "add_adapter",
     "compose",
     "condition_on",
