@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .cases import baselines, difffit, hipa, sara, scedit, snell, snella, spt, spt_selection
+from .cases import baselines, difffit, hipa, sara, scale_long, scedit, snell, snella, spt, spt_selection
 from .harness import Kind
 
 TABLE: dict[tuple[str, str], Kind] = {
@@ -27,6 +27,7 @@ TABLE: dict[tuple[str, str], Kind] = {
     ("hipa", "highpass"): Kind(hipa.highpass_case, hipa.tolerance, also=hipa.LINES),
     ("hipa", "onestep_x0"): Kind(hipa.onestep_x0, hipa.tolerance, also=hipa.SCHEDULE),
     ("hipa", "train_step"): Kind(hipa.train_step, hipa.training_tolerance),
+    ("scalelong", "scalelong"): Kind(scale_long.token_skips, scedit.tolerance),
     ("scedit", "adapter"): Kind(scedit.adapter, scedit.tolerance),
     ("scedit", "csc"): Kind(scedit.csc, scedit.tolerance),
     ("scedit", "unet"): Kind(scedit.unet, scedit.tolerance),
