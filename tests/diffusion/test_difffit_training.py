@@ -113,7 +113,8 @@ def distributed(rank: int, folder: str) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the processes meet through gloo")
-def test_two_processes_have_the_gradients_of_one(tmp_path: Path) -> None:
+def test_two_processes_have_the_gradients_of_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2]))  # where the new processes find this module
     torch.multiprocessing.spawn(distributed, (str(tmp_path),), nprocs=2)
     found = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
     model = trained("sd3")

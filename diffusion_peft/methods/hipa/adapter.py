@@ -45,5 +45,6 @@ offer(
         "LoRA on all attentions, trained to draw in one step with all high frequencies (task one_step)",
         "Zhang & Hooi, 2023",
         prepare=fill,
+        needs="a denoiser's attention layers",
     )
 )
