@@ -1,6 +1,5 @@
 """Merge adapters into a pipeline: a folder that diffusers loads by itself, with the outputs of the adapted one."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diffusion_peft.pipelines.assemble import forget_places
 from diffusion_peft.pipelines.kinds import Kind, kind_of
 from diffusion_peft.pipelines.opening import DTYPES, INDEX, open_pipeline, read_index, without_noise
 from peft_runs.durable import whole_folder, write_json
@@ -73,14 +73,6 @@ def merge_pipeline(
         if not torch.isfinite(found).all():
             raise RunError(f"the merged pipeline's outputs hold NaN or infinity in {dtype}; nothing was written")
     return MergedPipeline(name, kind.part, (found - wanted).abs().max().item(), wanted.abs().max().item())
-
-
-def forget_places(folder: Path) -> None:
-    """Take out where on this machine the base lay, which diffusers writes down."""
-    for path in folder.rglob("*.json"):
-        known = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(known, dict) and known.pop("_name_or_path", None) is not None:
-            path.write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
 
 
 @dataclass(frozen=True)

@@ -72,3 +72,12 @@ def write(pipeline: DiffusionPipeline, folder: Path) -> None:
         if hasattr(part, "half"):
             part.half()
     pipeline.save_pretrained(folder)
+    forget_places(folder)
+
+
+def forget_places(folder: Path) -> None:
+    """Take out where on this machine the parts lay, which diffusers writes down."""
+    for path in folder.rglob("*.json"):
+        known = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(known, dict) and known.pop("_name_or_path", None) is not None:
+            path.write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")

@@ -46,6 +46,11 @@ def test_cards_state_what_was_measured(name: str) -> None:
     assert measured["frechet_distance"]["samples"] < 10 * measured["frechet_distance"]["reconstructions"]
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_configurations_name_no_place_on_a_machine(name: str) -> None:
+    assert not [path for path in folder(name).rglob("*.json") if "_name_or_path" in path.read_text(encoding="utf-8")]
+
+
 def words_of(pipeline: Any, words: list[str]) -> torch.Tensor:
     """Pictures of words in black on yellow, `[N, 3, 64, 64]` in [0, 1]."""
     prompts = [f'the word "{word}" in black on yellow' for word in words]
