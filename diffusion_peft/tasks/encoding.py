@@ -36,15 +36,15 @@ class LatentSpec(DataSpec):
             raise ValueError(f"data.pool must be at least 1, found {self.pool}")
 
 
-def part_folder(parts: str | None, name: str) -> Path:
+def part_folder(parts: str | None, name: str, setting: str = "parts") -> Path:
     """The folder of one part of a pipeline: below `parts`, or below the embedded mini_sd.
 
     Raises:
-        DataError: it is not there.
+        DataError: it is not there; the `setting` of the recipe that names it is told.
     """
     folder = (ASSETS / "mini_sd" if parts is None else Path(parts).expanduser()) / name
     if not folder.is_dir():
-        raise DataError(f"there is no {name} at {folder}: name the folder that holds it with --model.parts")
+        raise DataError(f"there is no {name} at {folder}: name the folder that holds it with --model.{setting}")
     return folder
 
 

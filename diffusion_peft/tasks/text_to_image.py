@@ -26,6 +26,8 @@ class TextToImageSpec(DenoisingSpec):
     """UNet and text encoder.
 
     Attributes:
+        start: a pipeline's folder whose UNet and text encoder are trained further, of whatever shape they are; null
+            starts from nothing, with those that the other settings describe.
         widths: channels of the UNet at each size; each further entry halves the size.
         layers: residual blocks and attentions at each size (one more on the way up).
         heads: of every attention of the UNet.
@@ -35,6 +37,7 @@ class TextToImageSpec(DenoisingSpec):
         text_heads: heads of its attentions.
     """
 
+    start: str | None = None
     widths: tuple[int, ...] = (64, 80, 96)
     layers: int = 1
     heads: int = 4
@@ -82,8 +85,12 @@ class TextToImage(LatentDiffusion):
         return found["input_ids"][0]
 
     def build_model(self) -> Prompted:
-        """Both models, with random weights."""
+        """Both models, with random weights or those that training starts from."""
         spec = self.model_settings
+        if spec.start is not None:
+            unet = UNet2DConditionModel.from_pretrained(part_folder(spec.start, "unet", "start")).float()
+            text_encoder = CLIPTextModel.from_pretrained(part_folder(spec.start, "text_encoder", "start")).float()
+            return Prompted(unet.train(), text_encoder.train(), spec.ema_decay)
         unet = UNet2DConditionModel(
             sample_size=self.latent_size,
             in_channels=self.channels,

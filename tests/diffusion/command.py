@@ -22,8 +22,8 @@ def here(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, 
     return code, said.out, said.err.strip()
 
 
-def small(task: str, emoji: Path, parts: Path) -> tuple[str, ...]:
-    """A recipe of six steps on few pictures of 32 pixels, as words of the command line."""
+def small(task: str, emoji: Path, parts: Path, recipe: str | None = None) -> tuple[str, ...]:
+    """A recipe of six steps on few pictures of 32 pixels, as words of the command line; `task` names its sizes."""
     sizes = {
         "mini_vae": ("--model.widths", "[8, 8, 8]", "--model.latent_channels", "4"),
         "mini_sd": (
@@ -34,7 +34,7 @@ def small(task: str, emoji: Path, parts: Path) -> tuple[str, ...]:
     }
     pool = () if task == "mini_vae" else ("--data.pool", "2")
     return (
-        *("--recipe", task, *sizes[task], "--data.root", str(emoji / "folder"), "--data.size", "32", *pool),
+        *("--recipe", recipe or task, *sizes[task], "--data.root", str(emoji / "folder"), "--data.size", "32", *pool),
         *("--data.words", "22", "--optim.batch_size", "20", "--run.epochs", "2", "--run.evaluate_epochs", "1"),
         *("--run.checkpoint_steps", "2"),
     )

@@ -103,6 +103,7 @@ def test_program_offers_what_it_can_do(capsys: pytest.CaptureFixture[str]) -> No
     [
         (("--recipe", "mini_vae"), "add --data.root"),
         (("--recipe", "mini_sd", "--model.parts", "nowhere"), "there is no vae at nowhere"),
+        (("--recipe", "mini_sd_words", "--model.start", "nowhere"), "there is no unet at nowhere"),
         (("--recipe", "mini_dit", "--model.snr_gamma", "0"), "model.snr_gamma must be above 0"),
         (("--recipe", "mini_vae", "--model.widths", "[12, 16]"), "must divide every width"),
     ],

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import pytest
 import torch
 from diffusers import DDIMScheduler, DiffusionPipeline, DiTPipeline, StableDiffusionPipeline
+from safetensors.torch import load_file
 
 from diffusion_peft.tasks.denoising import Averaged, make_scheduler, squared_errors, step_weights
 from peft_runs.embed_pipeline import embed
@@ -100,6 +101,21 @@ def test_text_pipeline_samples(runs: dict[str, Path], tmp_path: Path) -> None:
     assert {part.dtype for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder)} == {torch.float32}
     weights = tmp_path / "mini_sd" / "unet" / "diffusion_pytorch_model.safetensors"
     assert weights.stat().st_size < 2.5 * sum(tensor.numel() for tensor in pipeline.unet.state_dict().values())
+
+
+def test_words_go_on_from_a_pipeline(runs: dict[str, Path], emoji: Path, parts: Path, tmp_path: Path) -> None:
+    from peft_runs.commands import main
+    from peft_runs.families import DIFFUSION
+
+    start = tmp_path / "start"
+    embed(RunFolder(runs["mini_sd"]), start)
+    words = small("mini_sd", emoji, parts, "mini_sd_words")
+    still = ("--model.start", str(start), "--optim.lr", "1e-30", "--optim.min_lr", "0")  # too small for any weight
+    assert main(DIFFUSION, ["train", *words, *still, "--out", str(tmp_path / "run")]) == 0
+    embed(RunFolder(tmp_path / "run"), tmp_path / "again")
+    for part in ("unet/diffusion_pytorch_model.safetensors", "text_encoder/model.safetensors"):
+        before, after = (load_file(folder / part) for folder in (start, tmp_path / "again"))
+        assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
 
 
 def test_class_pipeline_samples(runs: dict[str, Path], tmp_path: Path) -> None:
