@@ -45,9 +45,15 @@ DATA = """\
 and words drawn with DejaVu Sans Mono Bold"""
 
 
+def recipes(name: str, worded: bool) -> str:
+    """The recipes that made a pipeline, the last first."""
+    found = [f"{name}_words", name, "mini_vae"] if worded else [name, "mini_vae"]
+    return "`configs/pretrain`: " + ", ".join(f"`{one}`" for one in found)
+
+
 def card(name: str, measured: dict[str, Any], trained: str, worded: bool) -> str:
     """The whole card in Markdown."""
-    rows = {"Trained on": DATA, "Training": trained, "Recipe": f"`configs/pretrain/{name}.yaml`, `mini_vae.yaml`"}
+    rows = {"Trained on": DATA, "Training": trained, "Recipe": recipes(name, worded)}
     for place, error in measured["reconstruction"].items():
         rows[f"Autoencoder, {place.replace('_', ' ')}"] = (
             f"mean absolute error {error['absolute_error']:.4f} of [0, 1], {error['psnr']:.1f} dB"
