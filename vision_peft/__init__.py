@@ -14,6 +14,7 @@ from vision_peft import models
 from vision_peft.methods import (
     AdapterPlusConfig,
     BitFitConfig,
+    FdconvConfig,
     FullConfig,
     LinearProbeConfig,
     SlicedLoraConfig,
@@ -32,6 +33,7 @@ __all__ = [
     "AdapterError",
     "AdapterPlusConfig",
     "BitFitConfig",
+    "FdconvConfig",
     "FullConfig",
     "LinearProbeConfig",
     "SlicedLoraConfig",

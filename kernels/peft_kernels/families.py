@@ -26,6 +26,7 @@ class Family:
             (267,264 on Swin-B, 255,232 on ConvNeXt-B), so no downsampling layers.
         qkv: the (fused or separate) attention projections.
         norm: the normalisation layers with parameters.
+        dynamic: the layers whose kernels FDConv rebuilds per sample: convolutions of residual blocks, or the MLPs.
         attention: in denoisers, separate attention projections with those of the output.
         key_value: those of them that make keys and values, whose outputs IA3 scales.
         feedforward: the last layers of the MLPs, whose inputs IA3 scales.
@@ -38,6 +39,7 @@ class Family:
     affine: str
     qkv: str | None = None
     norm: str | None = None
+    dynamic: str | None = None
     attention: str | None = None
     key_value: str | None = None
     feedforward: str | None = None
@@ -67,6 +69,7 @@ FAMILIES: dict[str, Family] = {
         block=r"blocks\.\d+",
         affine=rf"{_STEM}|blocks\.\d+\.({_SITES})|norm|fc_norm",
         norm=r"blocks\.\d+\.(norm1|norm2)|norm|fc_norm",
+        dynamic=r"blocks\.\d+\.mlp\.(fc1|fc2|fc1_g|fc1_x|w1|w2|w3|w12)",
     ),
     "swin": Family(
         classes=("SwinTransformer", "SwinTransformerV2"),
@@ -75,6 +78,7 @@ FAMILIES: dict[str, Family] = {
         block=r"layers\.\d+\.blocks\.\d+",
         affine=rf"{_STEM}|layers\.\d+\.blocks\.\d+\.({_SITES})|norm",
         norm=r"patch_embed\.norm|layers\.\d+\.(blocks\.\d+\.(norm1|norm2)|downsample\.norm)|norm",
+        dynamic=r"layers\.\d+\.blocks\.\d+\.mlp\.(fc1|fc2)",
     ),
     "convnext": Family(
         classes=("ConvNeXt",),
@@ -82,6 +86,7 @@ FAMILIES: dict[str, Family] = {
         block=r"stages\.\d+\.blocks\.\d+",
         affine=r"stem\.[01]|stages\.\d+\.blocks\.\d+\.(conv_dw|norm|mlp\.fc1|mlp\.fc2)",
         norm=r"stem\.1|stages\.\d+\.(blocks\.\d+\.norm|downsample\.0)|head\.norm",
+        dynamic=r"stages\.\d+\.blocks\.\d+\.mlp\.(fc1|fc2)",
     ),
     "resnet": Family(
         classes=("ResNet",),
@@ -89,6 +94,7 @@ FAMILIES: dict[str, Family] = {
         block=r"layer\d+\.\d+",
         affine=r"bn1|layer\d+\.\d+\.(bn[123]|downsample\.\d)",
         norm=r"bn1|layer\d+\.\d+\.(bn[123]|downsample\.\d)",
+        dynamic=r"layer\d+\.\d+\.conv[123]",
     ),
     "unet": Family(  # SD 1, SD 2, SDXL
         classes=("UNet2DConditionModel",),
@@ -98,6 +104,7 @@ FAMILIES: dict[str, Family] = {
         rf"|{_UNET_BLOCKS}\.(norm[123]|attn[12]\.({_QKV}|{_OUT})|ff\.{_FF})|conv_norm_out",
         qkv=rf"{_UNET_BLOCKS}\.attn[12]\.{_QKV}",
         norm=rf"{_RESNETS}\.norm[12]|{_UNET_ATTENTIONS}\.norm|{_UNET_BLOCKS}\.norm[123]|conv_norm_out",
+        dynamic=rf"{_RESNETS}\.conv[12]",
         attention=rf"{_UNET_BLOCKS}\.attn[12]\.({_QKV}|{_OUT})",
         key_value=rf"{_UNET_BLOCKS}\.attn[12]\.{_KV}",
         feedforward=rf"{_UNET_BLOCKS}\.ff\.net\.2",
@@ -111,6 +118,7 @@ FAMILIES: dict[str, Family] = {
         qkv=rf"{_UNET_ATTENTIONS}\.{_QKV}",
         norm=rf"{_RESNETS}\.norm[12]|{_UNET_ATTENTIONS}\.group_norm|conv_norm_out",
         attention=rf"{_UNET_ATTENTIONS}\.({_QKV}|{_OUT})",
+        dynamic=rf"{_RESNETS}\.conv[12]",
         denoiser=True,
     ),
     "dit": Family(  # norms without parameters: scale and shift come from the label or the time

@@ -103,6 +103,7 @@ _NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)
 _TYPES: dict[str, tuple[type[nn.Module], ...]] = {
     "linear": (nn.Linear, nn.modules.conv._ConvNd),
     "qkv": (nn.Linear,),
+    "dynamic": (nn.Linear, nn.Conv2d),
     "affine": (nn.Linear, nn.modules.conv._ConvNd, *_NORMS),
     "norm": (*_NORMS, nn.RMSNorm),
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .cases import baselines, difffit, hipa, sara, scale_long, scedit, snell, snella, spt, spt_selection
+from .cases import baselines, difffit, fdconv, hipa, sara, scale_long, scedit, snell, snella, spt, spt_selection
 from .harness import Kind
 
 TABLE: dict[tuple[str, str], Kind] = {
@@ -18,6 +18,8 @@ TABLE: dict[tuple[str, str], Kind] = {
     ("difffit", "mlp"): Kind(difffit.mlp, difffit.tolerance),
     ("difffit", "position_embedding"): Kind(difffit.position_embedding, difffit.tolerance),
     ("difffit", "unet_block"): Kind(difffit.unet_block, difffit.tolerance),
+    ("fdconv", "conv"): Kind(fdconv.conv, fdconv.tolerance),
+    ("fdconv", "linear"): Kind(fdconv.linear, fdconv.tolerance),
     ("sara", "masked_training"): Kind(sara.masked_training, sara.training_tolerance, also=r"mask\..*"),
     ("sara", "nuclear_norm"): Kind(sara.nuclear_norm, sara.norm_tolerance),
     ("sara", "official_unstructured"): Kind(sara.official_unstructured, sara.training_tolerance, also=r"mask\..*"),

@@ -1,6 +1,7 @@
 """The vision methods, one file each; importing this package registers them with PEFT."""
 
 from vision_peft.methods.adapter_plus import AdapterPlusConfig, fold_scaling
+from vision_peft.methods.fdconv import FdconvConfig
 from vision_peft.methods.own import fill
 from vision_peft.methods.sliced_lora import SlicedLoraConfig
 from vision_peft.methods.snell import SnellConfig
@@ -13,6 +14,7 @@ from vision_peft.methods.vpt import VptConfig
 __all__ = [
     "AdapterPlusConfig",
     "BitFitConfig",
+    "FdconvConfig",
     "FullConfig",
     "LinearProbeConfig",
     "SlicedLoraConfig",

@@ -1,0 +1,69 @@
+"""The formulas of FDConv as they stand, differentiable: the truth for the fused operators."""
+
+from itertools import pairwise
+
+import torch
+from jaxtyping import Complex, Float, Int16
+from torch import Tensor
+from torch.nn import functional as F
+
+from .spectrum import folded, inverse
+
+
+def modulated_spectrum(
+    spectrum: Float[Tensor, "copies P1 Q 2"],
+    gains: Float[Tensor, "B copies n"],
+    groups: Int16[Tensor, "P1 Q"],
+) -> Complex[Tensor, "B P1 Q"]:
+    """``Σ_i θ_i[p, q] g[b, i, G[p, q]]``: each group of frequencies by its gain."""
+    chosen = gains.index_select(-1, groups.flatten().int()).unflatten(-1, groups.shape)
+    if len(spectrum) == 1:
+        return torch.view_as_complex(spectrum)[0] * chosen[:, 0]
+    return (torch.view_as_complex(spectrum) * chosen).sum(1)
+
+
+def local_factors(
+    pooled: Float[Tensor, "B Ci"], local: Float[Tensor, "O kappa"], multiplier: float
+) -> Float[Tensor, "B O Ci"]:
+    """``m σ(q)``, ``q[b, o, ci] = Σ_t w[o, t] pooled[b, ci + t - (κ-1)/2]``."""
+    logits = F.conv1d(pooled[:, None], local[:, None], padding=local.shape[1] // 2)
+    return multiplier * torch.sigmoid(logits)
+
+
+def sample_kernels(
+    spectrum: Float[Tensor, "copies P1 Q 2"],
+    gains: Float[Tensor, "B copies n"],
+    groups: Int16[Tensor, "P1 Q"],
+    size: tuple[int, int, int],
+    rows: Float[Tensor, "B O"] | None = None,
+    columns: Float[Tensor, "B Ci"] | None = None,
+    pooled: Float[Tensor, "B Ci"] | None = None,
+    local: Float[Tensor, "O kappa"] | None = None,
+    multiplier: float = 2.0,
+) -> Float[Tensor, "B Co Ci k1 k2"]:
+    """See `fdconv.sample_kernels`."""
+    channels, k1, k2 = size
+    kernels = folded(inverse(modulated_spectrum(spectrum, gains, groups), channels * k2), k1, k2)
+    factor = kernels.new_ones(())
+    if pooled is not None and local is not None:
+        factor = local_factors(pooled, local, multiplier)
+    if rows is not None:
+        factor = factor * rows[..., None]
+    if columns is not None:
+        factor = factor * columns[:, None]
+    if not factor.ndim:
+        return kernels
+    factor = factor.expand(len(gains), len(groups) * k2, channels)
+    return kernels * factor.unflatten(1, (-1, k1, k2)).movedim(-1, 2)
+
+
+def band_modulation(
+    x: Float[Tensor, "B C H W"], maps: Float[Tensor, "B maps gs H W"], masks: Float[Tensor, "bands H Q"]
+) -> Float[Tensor, "B C H W"]:
+    """See `fdconv.band_modulation`."""
+    spectrum = torch.fft.rfft2(x)
+    levels = [x, *(torch.fft.irfft2(spectrum * mask, s=x.shape[-2:]) for mask in masks)]
+    bands = [upper - lower for upper, lower in pairwise(levels)]
+    whole = maps.repeat_interleave(x.shape[1] // maps.shape[2], 2)
+    y = sum(whole[:, i] * band for i, band in enumerate(bands))
+    return y + (whole[:, len(masks)] * levels[-1] if maps.shape[1] > len(masks) else levels[-1])
