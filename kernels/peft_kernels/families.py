@@ -130,6 +130,7 @@ FAMILIES: dict[str, Family] = {
         attention=rf"{_BLOCKS}\.attn[12]\.({_QKV}|{_OUT})",
         key_value=rf"{_BLOCKS}\.attn[12]\.{_KV}",
         feedforward=rf"{_BLOCKS}\.ff\.net\.2",
+        dynamic=rf"{_BLOCKS}\.ff\.{_FF}",
         denoiser=True,
     ),
     "sd3": Family(
@@ -142,6 +143,7 @@ FAMILIES: dict[str, Family] = {
         attention=rf"{_BLOCKS}\.attn\.({_JOINT_QKV}|{_JOINT_OUT})",
         key_value=rf"{_BLOCKS}\.attn\.{_JOINT_KV}",
         feedforward=rf"{_BLOCKS}\.ff(_context)?\.net\.2",
+        dynamic=rf"{_BLOCKS}\.ff(_context)?\.{_FF}",
         denoiser=True,
     ),
     "flux": Family(  # after the blocks of two streams, blocks of one, whose `proj_out` serves attention and MLP
@@ -156,6 +158,7 @@ FAMILIES: dict[str, Family] = {
         attention=rf"{_BLOCKS}\.attn\.({_JOINT_QKV}|{_JOINT_OUT})|{_SINGLE}\.attn\.{_QKV}",
         key_value=rf"{_BLOCKS}\.attn\.{_JOINT_KV}|{_SINGLE}\.attn\.{_KV}",
         feedforward=rf"{_BLOCKS}\.ff(_context)?\.net\.2|{_SINGLE}\.proj_out",
+        dynamic=rf"{_BLOCKS}\.ff(_context)?\.{_FF}|{_SINGLE}\.(proj_mlp|proj_out)",
         denoiser=True,
     ),
 }

@@ -172,6 +172,21 @@ METHODS = {
             lacks=(Lack(MERGES, "cannot be merged: an activation function stands between"),),
         ),
         Method(
+            "fdconv",
+            vp.FdconvConfig,
+            {"kernel_num": 2, "use_fdconv_if_c_gt": 0},
+            attach={
+                **SLICES,
+                "Conv2d grouped": "has 2 groups",
+                "Conv2d depthwise": "is a depthwise convolution",
+                **_refuses(
+                    (*NORMS, BLOCK, "Embedding", "Conv1d", "Conv3d", "MultiheadAttention"),
+                    "adapts 2d convolutions and linear layers",
+                ),
+            },
+            lacks=(Lack(MERGES, "cannot be merged: its kernel depends on the input"),),
+        ),
+        Method(
             "vpt",
             vp.VptConfig,
             {"num_tokens": 2, "dropout": 0.0},

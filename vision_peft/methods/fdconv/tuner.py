@@ -26,7 +26,8 @@ class FdconvTuner(AdapterTuner):
 
     def default_targets(self, config: FdconvConfig, model: nn.Module) -> str:
         pattern = re.compile(default_targets(model, self.target_kind))
-        found = [n for n, m in plain_modules(model) if pattern.fullmatch(n) and why_plain(config, m) is None]
+        modules = ((name, module) for name, module in plain_modules(model) if pattern.fullmatch(name))
+        found = [n for n, m in modules if why_plain(config, m) is None and getattr(m, "groups", 1) == 1]
         if not found:
             raise ValueError(
                 f"FDConv finds no layer in {type(model).__name__} that it would adapt: linear layers or convolutions "

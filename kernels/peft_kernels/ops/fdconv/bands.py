@@ -42,11 +42,12 @@ def band_masks(
     if kind not in MASKS:
         raise ValueError(f"a mask is one of {', '.join(MASKS)}; found {kind!r}")
     if kind == "exact":
-        rows, columns = torch.fft.fftfreq(height, dtype=torch.float64), torch.fft.rfftfreq(width, dtype=torch.float64)
+        rows = torch.fft.fftfreq(height, dtype=torch.float64, device="cpu")
+        columns = torch.fft.rfftfreq(width, dtype=torch.float64, device="cpu")
     else:
-        rows = torch.fft.fftfreq(64)[_nearest(height, 64)]
-        columns = torch.fft.rfftfreq(64)[_nearest(width // 2 + 1, 33)]
-    limits = torch.tensor([0.5 / cut + 1e-8 for cut in cuts], dtype=rows.dtype)[:, None]
+        rows = torch.fft.fftfreq(64, device="cpu")[_nearest(height, 64)]
+        columns = torch.fft.rfftfreq(64, device="cpu")[_nearest(width // 2 + 1, 33)]
+    limits = torch.tensor([0.5 / cut + 1e-8 for cut in cuts], dtype=rows.dtype, device="cpu")[:, None]
     below = (rows.abs() < limits).float()
     masks = below[:, :, None] * (columns < limits).float()[:, None]
     even = (below + below.flip(1).roll(1, 1)) / 2
@@ -57,8 +58,8 @@ def band_masks(
 
 def _nearest(size: int, grid: int) -> Tensor:
     """Which entries of the grid stand for ``size`` ones, rounded as the authors' resampling does, in float32."""
-    step = torch.tensor(grid / size, dtype=torch.float32)
-    return (torch.arange(size) * step).floor().long().clamp(max=grid - 1)
+    step = torch.tensor(grid / size, dtype=torch.float32, device="cpu")
+    return (torch.arange(size, device="cpu") * step).floor().long().clamp(max=grid - 1)
 
 
 def band_modulation(

@@ -31,14 +31,12 @@ def folded(matrix: Float[Tensor, "*batch P1 P2"], k1: int, k2: int) -> Float[Ten
 
 def spectrum_of(weight: Float[Tensor, "Co Ci k1 k2"]) -> Float[Tensor, "P1 Q 2"]:
     """F, in float32 at least; differentiable."""
-    with torch.autocast(weight.device.type, enabled=False):
-        return torch.view_as_real(torch.fft.rfft2(unfolded(at_least_float32(weight))))
+    return torch.view_as_real(torch.fft.rfft2(unfolded(at_least_float32(weight))))
 
 
 def weight_of(spectrum: Float[Tensor, "P1 Q 2"], channels: int, k1: int, k2: int) -> Float[Tensor, "Co Ci k1 k2"]:
     """The weight with this spectrum; differentiable."""
-    with torch.autocast(spectrum.device.type, enabled=False):
-        return folded(inverse(torch.view_as_complex(spectrum), channels * k2), k1, k2)
+    return folded(inverse(torch.view_as_complex(spectrum), channels * k2), k1, k2)
 
 
 def inverse(spectrum: Tensor, columns: int) -> Float[Tensor, "*batch P1 P2"]:
@@ -58,6 +56,8 @@ def inverse(spectrum: Tensor, columns: int) -> Float[Tensor, "*batch P1 P2"]:
 def frequency_groups(rows: int, columns: int, groups: int, order: str = "exact") -> Int16[Tensor, "P1 Q"]:
     """The group of every entry of the half spectrum of a ``rows × columns`` matrix; group 0 has the lowest frequencies.
 
+    It lies on the CPU whatever the default device is; do not write into it.
+
     Args:
         rows: P1.
         columns: P2.
@@ -75,13 +75,14 @@ def frequency_groups(rows: int, columns: int, groups: int, order: str = "exact")
     if not 1 <= groups <= size:
         raise ValueError(f"a spectrum of {rows} x {width} entries has from 1 to {size} groups; found {groups}")
     if order == "exact":
-        index = torch.arange(rows)
+        index = torch.arange(rows, device="cpu")
         signed = torch.where(index < (rows + 1) // 2, index, index - rows)
-        key = (signed * columns).square()[:, None] + (torch.arange(width) * rows).square()
+        key = (signed * columns).square()[:, None] + (torch.arange(width, device="cpu") * rows).square()
         ranked = key.flatten().argsort(stable=True)
     else:
-        distance = (torch.fft.fftfreq(rows).square()[:, None] + torch.fft.rfftfreq(columns).square()).sqrt()
+        f_h, f_w = torch.fft.fftfreq(rows, device="cpu"), torch.fft.rfftfreq(columns, device="cpu")
+        distance = (f_h.square()[:, None] + f_w.square()).sqrt()
         ranked = distance.flatten().argsort()
-    found = torch.empty(size, dtype=torch.int16)
-    found[ranked] = (torch.arange(size) * groups // size).to(torch.int16)
+    found = torch.empty(size, dtype=torch.int16, device="cpu")
+    found[ranked] = (torch.arange(size, device="cpu") * groups // size).to(torch.int16)
     return found.view(rows, width)
