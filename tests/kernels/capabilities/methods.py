@@ -184,7 +184,8 @@ METHODS = {
                     "adapts 2d convolutions and linear layers",
                 ),
             },
-            lacks=(Lack(MERGES, "cannot be merged: its kernel depends on the input"),),
+            # The convolution keeps the kernels of all samples, as it keeps its input.
+            lacks=(Lack(MERGES, "cannot be merged: its kernel depends on the input"), Lack(("recompute",), NO_MEANING)),
         ),
         Method(
             "vpt",

@@ -155,12 +155,13 @@ class FdconvLayer(FeatureLayer):
             return chosen.kernels(means(x, axis), self._base_spectrum(chosen))[0]
 
     def _base_spectrum(self, adapter: Any) -> Tensor | None:
-        """That of the frozen weight, computed once."""
+        """That of the frozen weight, computed once; ``None`` in spectral mode."""
         if adapter.dft_weight is not None:
             return None
         weight: Any = self.base_layer.weight
         four = weight if weight.ndim == 4 else weight[..., None, None]
-        if weight.requires_grad and torch.is_grad_enabled():
+        # A compiled graph sees no version of a tensor: there it is part of the graph.
+        if torch.compiler.is_compiling() or (weight.requires_grad and torch.is_grad_enabled()):
             return spectrum_of(four)
         version = None if weight.is_inference() else weight._version
         key = (version, weight.data_ptr(), weight.device, weight.dtype)
