@@ -185,20 +185,21 @@ class FdconvLayer(FeatureLayer):
             x = adapter.fbm(x)
         if before is not None:
             x = x * before[:, :, None, None].to(x.dtype)
-        y = self._convolution(x, kernels)
-        if after is not None:
-            y = y * after[:, :, None, None].to(y.dtype)
+        if after is None:
+            return self._convolution(x, kernels, bias)
+        y = self._convolution(x, kernels) * after[:, :, None, None].to(x.dtype)
         return y if bias is None else y + bias.to(y.dtype)[:, None, None]
 
-    def _convolution(self, x: Tensor, kernels: Tensor) -> Tensor:
+    def _convolution(self, x: Tensor, kernels: Tensor, bias: Tensor | None = None) -> Tensor:
         """Every sample with its own kernel: one grouped convolution."""
         base: Any = self.base_layer
         padding = base.padding
         if base.padding_mode != "zeros":
             x, padding = F.pad(x, base._reversed_padding_repeated_twice, mode=base.padding_mode), 0
         samples = len(x)
+        biases = None if bias is None else bias.to(x.dtype).repeat(samples)
         y = F.conv2d(
-            x.reshape(1, -1, *x.shape[2:]), kernels.to(x.dtype).flatten(0, 1), None,
+            x.reshape(1, -1, *x.shape[2:]), kernels.to(x.dtype).flatten(0, 1), biases,
             base.stride, padding, base.dilation, samples,
         )  # fmt: skip
         return y.view(samples, -1, *y.shape[2:])

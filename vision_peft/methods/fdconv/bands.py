@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from peft_kernels.ops.fdconv import band_masks, band_modulation
+from peft_kernels.ops.fdconv import band_modulation
 
 ACTIVATIONS = ("sigmoid", "tanh", "softmax")
 
@@ -51,5 +51,4 @@ class BandModulation(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The feature map ``[B, Ci, H, W]`` with its bands rescaled, in its dtype."""
-        masks = band_masks(self.cuts, *x.shape[-2:], self.masks, x.device)
-        return band_modulation(x, self.maps(x), masks).to(x.dtype)
+        return band_modulation(x, self.maps(x), self.cuts, self.masks).to(x.dtype)

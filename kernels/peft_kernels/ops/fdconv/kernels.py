@@ -7,8 +7,9 @@ groups, ``O = Co k1 k2`` and ``o = (co k1 + u) k2 + v``:
 
 The authors' ``1 + tanh(t)`` is ``2 σ(2 t)``: m = 2 and the double of w.
 FLOPs per sample: ``2.5 P log₂ P`` of the transform and about ``2 κ + 6`` for each of the ``P = Co Ci k1 k2`` entries;
-three times that for backward. Bytes kept for the backward pass: those of the inputs; transform and factors are computed
-again. The kernels lie channels last.
+about twice that for backward. Bytes kept for the backward pass: those of the inputs, and the kernels themselves, which
+the convolution after them keeps anyway: all gradients of factors follow from ``K ⊙ dL/dK``, so that the transform is
+not computed again. On the CPU samples are taken in blocks that fit the cache.
 """
 
 import torch
@@ -17,7 +18,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from . import reference
-from .spectrum import folded, inverse
+from .spectrum import folded, hermitian_
+
+BLOCK_ENTRIES = 2**20  # of kernels that are made at once on the CPU
 
 
 def sample_kernels(
@@ -38,34 +41,53 @@ def sample_kernels(
         gains: g.
         groups: G, of `frequency_groups`.
         size: ``(Ci, k1, k2)``.
-        rows: factor of every output channel and tap.
-        columns: factor of every input channel.
+        rows: factor of every output channel and tap; not 0.
+        columns: factor of every input channel; not 0.
         pooled: h; with it comes ``local``.
         local: w, of odd width κ.
         multiplier: m.
     """
-    found = _kernels(spectrum, gains, groups, rows, columns, pooled, local, list(size), multiplier)
-    return found.movedim(-1, 2)
+    return _kernels(spectrum, gains, groups, rows, columns, pooled, local, list(size), multiplier)
 
 
-def _plain(spectrum: Tensor, gains: Tensor, groups: Tensor, size: list[int]) -> Tensor:
-    """The kernels before their factors, a view of shape ``[B, Co, k1, k2, Ci]``."""
-    channels, k1, k2 = size
-    found = inverse(reference.modulated_spectrum(spectrum, gains, groups), channels * k2)
-    return folded(found, k1, k2).movedim(2, -1)
+def _blocks(kernels: Tensor) -> list[slice]:
+    """Samples that are taken together."""
+    step = max(1, BLOCK_ENTRIES // max(1, kernels[0].numel())) if kernels.is_cpu else len(kernels)
+    return [slice(start, start + step) for start in range(0, len(kernels), step)]
 
 
-def _factors(pooled: Tensor, local: Tensor, multiplier: float, size: list[int]) -> Tensor:
-    """Those of the local branch, ``[B, Co, k1, k2, Ci]``."""
-    logits = F.conv1d(pooled[:, None], local[:, None], padding=local.shape[1] // 2)
-    return logits.sigmoid_().mul_(multiplier).unflatten(1, (-1, size[1], size[2]))
+def _windows(pooled: Tensor, reach: int) -> Float[Tensor, "B kappa Ci"]:
+    """``h[b, ci + t - (κ-1)/2]``, a view of a padded copy."""
+    return F.pad(pooled, (reach // 2, reach // 2)).unfold(1, pooled.shape[1], 1)
 
 
-def _scale(kernels: Tensor, rows: Tensor | None, columns: Tensor | None) -> Tensor:
-    """``kernels [B, Co, k1, k2, Ci]`` times both factors, in place."""
-    if rows is not None:
-        kernels.mul_(rows.view(*kernels.shape[:-1], 1))
-    return kernels if columns is None else kernels.mul_(columns[:, None, None, None])
+def _sigmoids(pooled: Tensor | None, local: Tensor | None) -> Float[Tensor, "B O Ci"] | None:
+    """Of the local branch."""
+    if pooled is None or local is None:
+        return None
+    return torch.matmul(local, _windows(pooled, local.shape[1])).sigmoid_()
+
+
+def _factors(
+    sigmoids: Tensor | None, rows: Tensor | None, columns: Tensor | None, multiplier: float
+) -> Float[Tensor, "B #O #Ci"] | None:
+    """All factors of the kernels together; the sigmoids are not written into."""
+    rows = None if rows is None else rows[..., None]
+    columns = None if columns is None else columns[:, None]
+    if sigmoids is None:
+        return columns if rows is None else rows if columns is None else rows * columns
+    factors = sigmoids * (multiplier if rows is None else multiplier * rows)
+    return factors if columns is None else factors.mul_(columns)
+
+
+def _as_kernels(factors: Tensor, shape: torch.Size) -> Float[Tensor, "B Co Ci k1 k2"]:
+    """A view of ``[B, O, Ci]``."""
+    samples, out, channels, k1, k2 = shape
+    return factors.expand(samples, out * k1 * k2, channels).unflatten(1, (out, k1, k2)).movedim(-1, 2)
+
+
+def _parts(part: slice, *tensors: Tensor | None) -> list[Tensor | None]:
+    return [None if tensor is None else tensor[part] for tensor in tensors]
 
 
 @torch.library.custom_op("peft_kernels::sample_kernels", mutates_args=())
@@ -73,91 +95,122 @@ def _kernels(
     spectrum: Tensor, gains: Tensor, groups: Tensor, rows: Tensor | None, columns: Tensor | None,
     pooled: Tensor | None, local: Tensor | None, size: list[int], multiplier: float,
 ) -> Tensor:  # fmt: skip
+    channels, k1, k2 = size
+    kernels = spectrum.new_empty(len(gains), len(groups) // k1, channels, k1, k2)
     with torch.autocast(spectrum.device.type, enabled=False):
-        plain = _plain(spectrum, gains, groups, size)
-        if pooled is None or local is None:
-            kernels = plain.contiguous()  # of the transform's own memory, where it is no copy
-        else:
-            kernels = _factors(pooled, local, multiplier, size).mul_(plain)
-        return _scale(kernels, rows, columns)
+        for part in _blocks(kernels):
+            modulated = hermitian_(reference.modulated_spectrum(spectrum, gains[part], groups), channels * k2)
+            plain = folded(torch.fft.irfft2(modulated, s=(len(groups), channels * k2)), k1, k2)
+            sampled_rows, sampled_columns, slid = _parts(part, rows, columns, pooled)
+            factors = _factors(_sigmoids(slid, local), sampled_rows, sampled_columns, multiplier)
+            if factors is None:
+                kernels[part] = plain
+            else:
+                torch.mul(plain, _as_kernels(factors, plain.shape), out=kernels[part])
+    return kernels
 
 
 @_kernels.register_fake
 def _(spectrum, gains, groups, rows, columns, pooled, local, size, multiplier):
     channels, k1, k2 = size
-    return spectrum.new_empty(len(gains), len(groups) // k1, k1, k2, channels)
+    return spectrum.new_empty(len(gains), len(groups) // k1, channels, k1, k2)
 
 
 @torch.library.custom_op("peft_kernels::sample_kernels_backward", mutates_args=())
 def _kernels_backward(
-    gkernels: Tensor, spectrum: Tensor, gains: Tensor, groups: Tensor, rows: Tensor | None, columns: Tensor | None,
-    pooled: Tensor | None, local: Tensor | None, size: list[int], multiplier: float, need_spectrum: bool,
+    gkernels: Tensor, kernels: Tensor, spectrum: Tensor, gains: Tensor, groups: Tensor, rows: Tensor | None,
+    columns: Tensor | None, pooled: Tensor | None, local: Tensor | None, multiplier: float, need_spectrum: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    grows, gcolumns, gpooled, glocal = (
+        spectrum.new_zeros(0 if t is None else t.shape) for t in (rows, columns, pooled, local)
+    )
+    gspectrum = torch.zeros_like(spectrum) if need_spectrum else spectrum.new_empty(0)
+    ggains = torch.empty_like(gains)
     with torch.autocast(spectrum.device.type, enabled=False):
-        grows, gcolumns, gpooled, glocal = (spectrum.new_empty(0) for _ in range(4))
-        inner = gkernels.clone(memory_format=torch.contiguous_format)
-        factors = None
-        if pooled is not None and local is not None:
-            factors = _factors(pooled, local, multiplier, size)
-        if factors is not None or rows is not None or columns is not None:
-            share = inner.clone().mul_(_plain(spectrum, gains, groups, size))  # dL/d(factors), all but the others
-            if factors is not None:
-                share.mul_(factors)
-            flat = share.flatten(1, 3)
-            if rows is not None:
-                grows = flat.sum(-1) if columns is None else torch.bmm(flat, columns[..., None])[..., 0]
-            if columns is not None:
-                gcolumns = flat.sum(1) if rows is None else torch.bmm(rows[:, None], flat)[:, 0]
-            if factors is not None and pooled is not None and local is not None:
-                _scale(share, rows, columns).mul_(1 - factors / multiplier)  # σ' = σ (1 - σ)
-                gpooled, glocal, _ = torch.ops.aten.convolution_backward(
-                    flat, pooled[:, None], local[:, None], None,
-                    [1], [local.shape[1] // 2], [1], False, [0], 1, [True, True, False],
-                )  # fmt: skip
-                gpooled, glocal = gpooled[:, 0], glocal[:, 0]
-                inner.mul_(factors)
-        _scale(inner, rows, columns)
-        gspectrum, ggains = _spectral_gradients(inner, spectrum, gains, groups, size, need_spectrum)
-        return gspectrum, ggains, grows, gcolumns, gpooled, glocal
+        conjugate = torch.view_as_complex(spectrum).conj_physical()
+        for part in _blocks(kernels):
+            outer, sampled_rows, sampled_columns, slid = _parts(part, gkernels, rows, columns, pooled)
+            assert outer is not None
+            sigmoids = _sigmoids(slid, local)
+            factors = _factors(sigmoids, sampled_rows, sampled_columns, multiplier)
+            ggains[part] = _spectral_gradients(_matrices(outer, factors), conjugate, gains[part], groups, gspectrum)
+            if factors is None:
+                continue
+            share = _with_channels_last(outer, kernels[part])  # dL/d(log of each entry's factor)
+            if sampled_rows is not None:
+                grows[part] = share.sum(-1) / _nonzero(sampled_rows)
+            if sampled_columns is not None:
+                gcolumns[part] = share.sum(1) / _nonzero(sampled_columns)
+            if sigmoids is not None and slid is not None and local is not None:
+                share.addcmul_(share, sigmoids, value=-1)  # σ' = σ (1 - σ)
+                reach, channels = local.shape[1], slid.shape[1]
+                glocal += torch.matmul(share, _windows(slid, reach).mT).sum(0)
+                sizes = [len(slid), channels + 2 * (reach // 2)]
+                padded = torch.ops.aten.unfold_backward(torch.matmul(local.T, share), sizes, 1, channels, 1)
+                gpooled[part] = padded[:, reach // 2 : reach // 2 + channels]
+    return gspectrum, ggains, grows, gcolumns, gpooled, glocal
+
+
+def _nonzero(factors: Tensor) -> Tensor:
+    """Where a sigmoid is 0 in its precision its kernel entries are too, and its own derivative."""
+    return factors.where(factors != 0, 1)
+
+
+def _with_channels_last(one: Tensor, other: Tensor) -> Float[Tensor, "B O Ci"]:
+    samples, out, channels, k1, k2 = one.shape
+    product = one.new_empty(samples, out, k1, k2, channels)
+    torch.mul(one.movedim(2, -1), other.movedim(2, -1), out=product)
+    return product.flatten(1, 3)
+
+
+def _matrices(outer: Tensor, factors: Tensor | None) -> Float[Tensor, "B P1 P2"]:
+    """``dL/dK`` times the factors, unfolded: the gradients of the inverse transforms."""
+    samples, out, channels, k1, k2 = outer.shape
+    found = outer.new_empty(samples, out, k1, channels, k2)
+    view = found.movedim(3, 2)
+    if factors is None:
+        view.copy_(outer)
+    else:
+        torch.mul(outer, _as_kernels(factors, outer.shape), out=view)
+    return found.view(samples, out * k1, channels * k2)
 
 
 def _spectral_gradients(
-    gplain: Tensor, spectrum: Tensor, gains: Tensor, groups: Tensor, size: list[int], need_spectrum: bool
-) -> tuple[Tensor, Tensor]:
-    """Gradients of θ and g from that of the plain kernels ``[B, Co, k1, k2, Ci]``."""
-    height, width = len(groups), size[0] * size[2]
-    matrix = gplain.movedim(-1, 3).reshape(len(gains), height, width)
-    found = torch.view_as_real(torch.fft.rfft2(matrix)).mul_(2 / (height * width))
-    found[:, :, 0].mul_(0.5)  # the inner columns stand for two
-    if width % 2 == 0:
-        found[:, :, -1].mul_(0.5)
+    matrices: Tensor, conjugate: Tensor, gains: Tensor, groups: Tensor, gspectrum: Tensor
+) -> Float[Tensor, "B copies n"]:
+    """The gradient of g; that of θ is added to `gspectrum`, where it has entries."""
+    height, width = matrices.shape[1:]
+    found = torch.fft.rfft2(matrices)[:, None]
+    scale = 2 / (height * width)
+    for end in {0, width // 2} if width % 2 == 0 else {0}:
+        found[..., end] *= 0.5  # the inner columns stand for two
     places = groups.flatten().int()
-    products = (spectrum * found[:, None]).sum(-1).flatten(2)
-    ggains = torch.zeros_like(gains).index_add_(-1, places, products)
-    if not need_spectrum:
-        return spectrum.new_empty(0), ggains
-    chosen = gains.index_select(-1, places).view(*gains.shape[:2], *groups.shape)
-    return torch.einsum("bpqc,bipq->ipqc", found, chosen), ggains
+    samples, copies, count = gains.shape
+    bins = torch.arange(0, samples * copies * count, count, dtype=torch.int32, device=gains.device)[:, None] + places
+    products = (conjugate * found).real.flatten()
+    ggains = torch.bincount(bins.flatten(), products, samples * copies * count).to(gains.dtype)
+    if gspectrum.numel():
+        chosen = gains.index_select(-1, places).unflatten(-1, groups.shape)
+        gspectrum.add_(torch.view_as_real((found * chosen).sum(0)), alpha=scale)
+    return ggains.mul_(scale).view_as(gains)
 
 
 @_kernels_backward.register_fake
-def _(gkernels, spectrum, gains, groups, rows, columns, pooled, local, size, multiplier, need_spectrum):
+def _(gkernels, kernels, spectrum, gains, groups, rows, columns, pooled, local, multiplier, need_spectrum):
     def like(tensor):
-        return spectrum.new_empty(0) if tensor is None else torch.empty_like(tensor)
+        return spectrum.new_empty(0 if tensor is None else tensor.shape)
 
-    gspectrum = torch.empty_like(spectrum) if need_spectrum else spectrum.new_empty(0)
-    return gspectrum, torch.empty_like(gains), like(rows), like(columns), like(pooled), like(local)
+    return like(spectrum if need_spectrum else None), like(gains), like(rows), like(columns), like(pooled), like(local)
 
 
 def _context(ctx, inputs, output):
-    *tensors, ctx.size, ctx.multiplier = inputs
-    ctx.save_for_backward(*tensors)
+    *tensors, _, ctx.multiplier = inputs
+    ctx.save_for_backward(output, *tensors)
 
 
 def _gradients(ctx, gkernels):
-    tensors = ctx.saved_tensors
     need = ctx.needs_input_grad
-    found = _kernels_backward(gkernels, *tensors, ctx.size, ctx.multiplier, need[0])
+    found = _kernels_backward(gkernels, *ctx.saved_tensors, ctx.multiplier, need[0])
     gspectrum, ggains, *others = found
     wanted = [g if needed else None for g, needed in zip(others, need[3:7], strict=True)]
     return gspectrum if need[0] else None, ggains if need[1] else None, None, *wanted, None, None

@@ -40,16 +40,20 @@ def weight_of(spectrum: Float[Tensor, "P1 Q 2"], channels: int, k1: int, k2: int
 
 
 def inverse(spectrum: Tensor, columns: int) -> Float[Tensor, "*batch P1 P2"]:
-    """``irfft2`` of complex half spectra whose first (and last, for even P2) column is symmetrised before.
+    """``irfft2`` of complex half spectra, symmetrised before; differentiable."""
+    return torch.fft.irfft2(hermitian_(spectrum.clone(), columns), s=(spectrum.shape[-2], columns))
+
+
+def hermitian_(spectrum: Tensor, columns: int) -> Tensor:
+    """Complex half spectra whose first (and last, for even P2) column is made Hermitian, in place.
 
     Of these columns a real matrix knows the Hermitian part only; what the transforms make of the rest differs between
     libraries.
     """
-    ends = [0, columns // 2] if columns % 2 == 0 and columns > 1 else [0]
-    column = spectrum[..., ends]
-    mirrored = column.flip(-2).roll(1, -2).conj()
-    spectrum = spectrum.index_copy(-1, torch.tensor(ends, device=spectrum.device), (column + mirrored) / 2)
-    return torch.fft.irfft2(spectrum, s=(spectrum.shape[-2], columns))
+    for end in {0, columns // 2} if columns % 2 == 0 else {0}:
+        column = spectrum[..., end]
+        spectrum[..., end] = (column + column.flip(-1).roll(1, -1).conj_physical()) / 2
+    return spectrum
 
 
 @lru_cache(maxsize=16)
