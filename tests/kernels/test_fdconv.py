@@ -67,7 +67,7 @@ def test_more_groups_than_entries_are_refused() -> None:
         frequency_groups(4, 4, 13)
 
 
-CASES = ["plain", "rows", "columns", "local", "rows columns", "rows columns local", "columns local"]
+CASES = ["plain", "filters", "taps", "columns", "local", "filters columns", "filters taps columns local", "taps local"]
 
 
 def kernel_inputs(out: int, channels: int, k: int, parts: str, copies: int = 1) -> dict[str, Tensor]:
@@ -75,8 +75,10 @@ def kernel_inputs(out: int, channels: int, k: int, parts: str, copies: int = 1) 
         "spectrum": torch.randn(copies, out * k, channels * k // 2 + 1, 2, dtype=torch.float64),
         "gains": torch.rand(2, copies, 3, dtype=torch.float64),
     }
-    if "rows" in parts:
-        tensors["rows"] = torch.rand(2, out * k * k, dtype=torch.float64)
+    if "filters" in parts:
+        tensors["filters"] = torch.rand(2, out, dtype=torch.float64)
+    if "taps" in parts:
+        tensors["taps"] = torch.rand(2, k, k, dtype=torch.float64)
     if "columns" in parts:
         tensors["columns"] = torch.rand(2, channels, dtype=torch.float64)
     if "local" in parts:
@@ -103,7 +105,7 @@ def test_kernels_agree_with_the_formula(out: int, channels: int, k: int, parts: 
 
 
 def test_kernel_gradients_by_differences() -> None:
-    tensors = kernel_inputs(3, 4, 3, "rows columns local")
+    tensors = kernel_inputs(3, 4, 3, "filters taps columns local")
     groups = frequency_groups(9, 12, 3)
 
     def kernels(*values: Tensor) -> Tensor:

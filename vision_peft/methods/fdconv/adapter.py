@@ -106,18 +106,14 @@ class FrequencyDynamic(Feature):
         else:
             assert spectrum is not None
             spectrum = spectrum[None]
-        rows = filters if whole else None
-        if rows is not None:
-            rows = rows[..., None].expand(-1, -1, k1 * k2) if taps is None else rows[..., None] * taps[:, None]
-        elif taps is not None:
-            rows = taps[:, None].expand(-1, self.shape[0], -1)
-        rows = None if rows is None else rows.flatten(1)
         slid, local, multiplier = None, None, 2.0
         if self.ksm_local is not None:
             slid, local = self.ksm_local(pooled)
             multiplier = self.ksm_local.gate.multiplier
         dtype = spectrum.dtype
-        tensors = [None if t is None else t.to(dtype) for t in (rows, channel if whole else None, slid, local)]
+        taps = None if taps is None else taps.unflatten(1, (k1, k2))
+        inside = (filters, taps, channel) if whole else (None, taps, None)
+        tensors = [None if t is None else t.to(dtype) for t in (*inside, slid, local)]
         found = sample_kernels(spectrum, gains.to(dtype), self.groups, (channels, k1, k2), *tensors, multiplier)
         return found, None if whole else channel, None if whole else filters
 

@@ -42,9 +42,12 @@ class BandModulation(nn.Module):
 
     def maps(self, x: Tensor) -> Tensor:
         """The factors ``[B, bands, groups, H, W]``."""
-        weight, bias = (t.to(x.dtype).transpose(0, 1).flatten(0, 1) for t in (self.weight, self.bias))
-        logits = F.conv2d(x, weight, bias, padding=self.weight.shape[-1] // 2, groups=self.groups)
-        logits = logits.unflatten(1, (self.groups, -1)).transpose(1, 2)
+        # As products with all channels, whose results are shifted and added: a convolution to so few maps is slow.
+        weight = self.weight.to(x.dtype).flip(-1, -2).permute(1, 0, 3, 4, 2).flatten(1, 3)  # [groups, taps, channels]
+        shares = torch.matmul(weight, x.unflatten(1, (self.groups, -1)).flatten(-2))
+        kernel = self.weight.shape[-1]
+        logits = F.fold(shares.flatten(1, 2), x.shape[-2:], kernel, padding=kernel // 2)
+        logits = logits.unflatten(1, (self.groups, -1)).transpose(1, 2) + self.bias.to(logits.dtype)[..., None, None]
         if self.activation == "softmax":
             return self.groups * logits.softmax(2)
         return 2 * torch.sigmoid(2 * logits if self.activation == "tanh" else logits)

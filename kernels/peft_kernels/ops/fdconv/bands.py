@@ -145,11 +145,12 @@ def _transform(x: Tensor, bases: _Bases, band: int = 0) -> Complex[Tensor, "B C 
     return torch.matmul(bases.rows[:height], torch.view_as_complex(columns.unflatten(-1, (width, 2))))
 
 
-def _low_pass(spectrum: Tensor, bases: _Bases, band: int = 0) -> Float[Tensor, "B C H W"]:
-    """Of a map with these frequencies."""
+def _low_pass(spectrum: Tensor, bases: _Bases, out: Tensor, band: int = 0) -> Float[Tensor, "B C H W"]:
+    """Of a map with these frequencies, written to `out`."""
     height, width = bases.extents[band]
-    columns = torch.matmul(bases.rows_back[:, :height], spectrum[..., :height, :width])
-    return torch.matmul(torch.view_as_real(columns).flatten(-2), bases.columns_back[: 2 * width])
+    columns = torch.view_as_real(torch.matmul(bases.rows_back[:, :height], spectrum[..., :height, :width]))
+    torch.mm(columns.view(-1, 2 * width), bases.columns_back[: 2 * width], out=out.view(-1, out.shape[-1]))
+    return out
 
 
 def _grouped(x: Tensor, count: int) -> Tensor:
@@ -170,8 +171,9 @@ def _bands(x: Tensor, maps: Tensor, cuts: list[float], kind: str) -> Tensor:
         x = x.contiguous()
         spectrum = _transform(x, bases)
         y = _grouped(x, count) * maps[:, 0, :, None]
+        room = torch.empty_like(x)
         for band, step in enumerate(_steps(maps, len(cuts))):
-            y.addcmul_(step, _grouped(_low_pass(spectrum, bases, band), count))
+            y.addcmul_(step, _grouped(_low_pass(spectrum, bases, room, band), count))
         return y.flatten(1, 2)
 
 
@@ -188,12 +190,15 @@ def _bands_backward(
         count, bases = maps.shape[2], _of(x, cuts, kind)
         x = x.contiguous()
         spectrum = _transform(x, bases)
-        outer = _grouped(gy.contiguous(), count)
+        gy = gy.contiguous()
+        outer = _grouped(gy, count)
         gmaps = maps.new_empty(maps.shape)
-        lower = (outer * _grouped(x, count)).sum(2)
+        room = x * gy
+        lower = _grouped(room, count).sum(2)
         for band in range(len(cuts)):
             upper = lower
-            lower = (outer * _grouped(_low_pass(spectrum, bases, band), count)).sum(2)
+            low = _low_pass(spectrum, bases, room, band)
+            lower = _grouped(low, count).mul_(outer).sum(2)
             gmaps[:, band] = upper - lower
         if maps.shape[1] > len(cuts):
             gmaps[:, -1] = lower
@@ -202,8 +207,9 @@ def _bands_backward(
         passed = torch.zeros_like(spectrum)  # a low pass is its own transpose
         for band, step in enumerate(_steps(maps, len(cuts))):
             height, width = bases.extents[band]
-            passed[..., :height, :width] += _transform((outer * step).flatten(1, 2), bases, band)
-        gx = _low_pass(passed, bases)
+            torch.mul(outer, step, out=_grouped(room, count))
+            passed[..., :height, :width] += _transform(room, bases, band)
+        gx = _low_pass(passed, bases, room)
         return _grouped(gx, count).addcmul_(outer, maps[:, 0, :, None]).flatten(1, 2), gmaps
 
 

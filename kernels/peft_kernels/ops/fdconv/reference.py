@@ -16,7 +16,7 @@ def modulated_spectrum(
     groups: Int16[Tensor, "P1 Q"],
 ) -> Complex[Tensor, "B P1 Q"]:
     """``Σ_i θ_i[p, q] g[b, i, G[p, q]]``: each group of frequencies by its gain."""
-    chosen = gains.index_select(-1, groups.flatten().int()).unflatten(-1, groups.shape)
+    chosen = gains.flatten(0, 1).index_select(1, groups.flatten().int()).view(*gains.shape[:2], *groups.shape)
     if len(spectrum) == 1:
         return torch.view_as_complex(spectrum)[0] * chosen[:, 0]
     return (torch.view_as_complex(spectrum) * chosen).sum(1)
@@ -35,7 +35,8 @@ def sample_kernels(
     gains: Float[Tensor, "B copies n"],
     groups: Int16[Tensor, "P1 Q"],
     size: tuple[int, int, int],
-    rows: Float[Tensor, "B O"] | None = None,
+    filters: Float[Tensor, "B Co"] | None = None,
+    taps: Float[Tensor, "B k1 k2"] | None = None,
     columns: Float[Tensor, "B Ci"] | None = None,
     pooled: Float[Tensor, "B Ci"] | None = None,
     local: Float[Tensor, "O kappa"] | None = None,
@@ -44,17 +45,14 @@ def sample_kernels(
     """See `fdconv.sample_kernels`."""
     channels, k1, k2 = size
     kernels = folded(inverse(modulated_spectrum(spectrum, gains, groups), channels * k2), k1, k2)
-    factor = kernels.new_ones(())
     if pooled is not None and local is not None:
-        factor = local_factors(pooled, local, multiplier)
-    if rows is not None:
-        factor = factor * rows[..., None]
-    if columns is not None:
-        factor = factor * columns[:, None]
-    if not factor.ndim:
-        return kernels
-    factor = factor.expand(len(gains), len(groups) * k2, channels)
-    return kernels * factor.unflatten(1, (-1, k1, k2)).movedim(-1, 2)
+        factors = local_factors(pooled, local, multiplier)
+        kernels = kernels * factors.unflatten(1, (-1, k1, k2)).movedim(-1, 2)
+    if filters is not None:
+        kernels = kernels * filters[:, :, None, None, None]
+    if taps is not None:
+        kernels = kernels * taps[:, None, None]
+    return kernels if columns is None else kernels * columns[:, None, :, None, None]
 
 
 def band_modulation(
