@@ -33,6 +33,7 @@ REASONS = {
     "VPT": "PEFT's prompts are for language models",
     "DIFFFIT": "PEFT has no method that trains biases, norms and scale factors together",
     "SARA": "PEFT's sparse method trains as many entries as a rank has, not those below a threshold",
+    "FDCONV": "PEFT has no kernels that depend on the input",
     "SCEDIT": "PEFT has no method that edits skip connections",
     "SCALE_LONG": "PEFT has no method that edits skip connections",
 }

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 import vision_peft as vp
 from peft_kernels.ops.fdconv import band_masks, reference
-from vision_peft.methods.fdconv import adapter as layers
+from vision_peft.methods.fdconv import adapter
 from vision_peft.methods.fdconv.bands import BandModulation
 
 # Channels, kernel size, height and width; the bounds on time over the convolution's, and on MiB held.
@@ -41,7 +41,7 @@ class Contestant:
         if self.name != "formulas":
             return self.layer(self.x)
         with (
-            patch.object(layers, "sample_kernels", reference.sample_kernels),
+            patch.object(adapter, "sample_kernels", reference.sample_kernels),
             patch.object(BandModulation, "forward", bands_as_written),
         ):
             return self.layer(self.x)
@@ -63,7 +63,7 @@ class Contestant:
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
             y = self.forward()  # its graph stands while the storages are counted
         standing = [*self.layer.parameters(), *self.layer.buffers()]
-        standing += [m._spectrum[1] for m in self.layer.modules() if getattr(m, "_spectrum", None)]  # type: ignore[index]
+        standing += [layer._spectrum.kept[1] for layer in self.layer.modules() if hasattr(layer, "_spectrum")]  # type: ignore[index]
         known = {tensor.untyped_storage().data_ptr() for tensor in standing}
         assert y.requires_grad
         return sum(size for place, size in held.items() if place not in known)

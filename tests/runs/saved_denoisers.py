@@ -17,7 +17,11 @@ from peft_runs.merging_pipeline import probe
 from tests.diffusion import tiny_pipelines
 
 BASE = "base"
-SMALL: dict[str, dict[str, Any]] = {"scale_long": {"reduction": 4}}  # at sizes that the tiny UNet has room for
+# At sizes that the tiny UNet has room for.
+SMALL: dict[str, dict[str, Any]] = {
+    "scale_long": {"reduction": 4},
+    "fdconv": {"use_fdconv_if_c_gt": 0, "kernel_num": 2},
+}
 
 
 def outputs(pipeline: Any) -> Tensor:

@@ -5,8 +5,8 @@ Chen, Gu, Li, Yan, Fu: "Frequency Dynamic Convolution for Dense Image Prediction
 
     W(x) = fold(irfft2(F · g(x)[G])) ⊙ A(x) ⊙ a_c(x) ⊙ a_f(x) ⊙ a_s(x),    y = conv(bands(x), W(x)) + b
 
-`modulation` makes the factors from the pooled input, `bands` reweighs the input's frequencies, `adapter` puts them
-together for one layer, `tuner` attaches, `config` holds the settings.
+`modulation` makes the factors from the pooled input, `bands` reweighs the input's frequencies, `adapter` holds what is
+trained at one layer, `forward` convolves, `layer` and `tuner` attach to a model, `config` holds the settings.
 """
 
 from vision_peft.methods.fdconv.config import FdconvConfig

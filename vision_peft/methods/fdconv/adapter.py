@@ -1,18 +1,17 @@
-"""FDConv on one layer: the sample's kernels from the layer's weight, and the layer that convolves with them."""
+"""What FDConv trains at one layer, and each sample's kernel from it."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from peft_kernels.feature import Feature, FeatureLayer
+from peft_kernels.feature import Feature
 from peft_kernels.ops.fdconv import frequency_groups, sample_kernels, spectrum_of, weight_of
 from peft_kernels.ops.spectra import at_least_float32
 from vision_peft.methods.fdconv.bands import BandModulation
-from vision_peft.methods.fdconv.modulation import Gate, GlobalModulation, LocalModulation, means
+from vision_peft.methods.fdconv.modulation import Gate, GlobalModulation, LocalModulation
 
 if TYPE_CHECKING:
     from vision_peft.methods.fdconv.config import FdconvConfig
@@ -119,100 +118,3 @@ class FrequencyDynamic(Feature):
 
     def why_no_merge(self) -> str:
         return "its kernel depends on the input, and every sample has another"
-
-
-class FdconvLayer(FeatureLayer):
-    """A convolution or linear layer whose kernel is rebuilt for every sample.
-
-    A scale s interpolates: ``(1 - s) f(x) + s y``; several adapters add their differences to ``f(x)``.
-    """
-
-    def __init__(self, base_layer: nn.Module, prefix: str) -> None:
-        super().__init__(base_layer, prefix)
-        self._spectrum: tuple[Any, Tensor] | None = None
-
-    def adapted_forward(self, x: Tensor) -> Tensor:
-        base: Any = self.base_layer
-        if not len(x):
-            return base(x)
-        running = [(adapter, scale) for adapter, scale in self.running if scale != 0]
-        if len(running) == 1 and running[0][1] == 1:
-            return self._dynamic(running[0][0], x)
-        plain = y = base(x)
-        for adapter, scale in running:
-            y = y + scale * (self._dynamic(adapter, x) - plain)
-        return y
-
-    def kernels(self, x: Tensor, adapter: str = "default") -> Tensor:
-        """The kernel of every sample of ``x`` with all factors, ``[B, Co, Ci, k1, k2]``."""
-        chosen: Any = self.adapters[adapter]
-        axis = -1 if isinstance(self.base_layer, nn.Linear) else 1
-        with torch.autocast(x.device.type, enabled=False):
-            return chosen.kernels(means(x, axis), self._base_spectrum(chosen))[0]
-
-    def _base_spectrum(self, adapter: Any) -> Tensor | None:
-        """That of the frozen weight, computed once; ``None`` in spectral mode."""
-        if adapter.dft_weight is not None:
-            return None
-        weight: Any = self.base_layer.weight
-        four = weight if weight.ndim == 4 else weight[..., None, None]
-        # A compiled graph sees no version of a tensor: there it is part of the graph.
-        if torch.compiler.is_compiling() or (weight.requires_grad and torch.is_grad_enabled()):
-            return spectrum_of(four)
-        version = None if weight.is_inference() else weight._version
-        key = (version, weight.data_ptr(), weight.device, weight.dtype)
-        if self._spectrum is None or self._spectrum[0] != key:
-            with torch.no_grad():
-                self._spectrum = key, spectrum_of(four)
-        return self._spectrum[1]
-
-    def _dynamic(self, adapter: Any, x: Tensor) -> Tensor:
-        base: Any = self.base_layer
-        bias = base.bias if adapter.dft_weight is None else adapter.bias
-        if isinstance(base, nn.Linear):
-            return self._linear(adapter, x, bias)
-        if x.ndim == 3:
-            return self._dynamic(adapter, x[None])[0]
-        out, channels, k1, k2 = adapter.shape
-        whole = out * channels * k1 * k2 < (channels + out) * x.shape[-2] * x.shape[-1]
-        with torch.autocast(x.device.type, enabled=False):
-            kernels, before, after = adapter.kernels(means(x, 1), self._base_spectrum(adapter), whole)
-        if adapter.fbm is not None:
-            x = adapter.fbm(x)
-        if before is not None:
-            x = x * before[:, :, None, None].to(x.dtype)
-        if after is None:
-            return self._convolution(x, kernels, bias)
-        y = self._convolution(x, kernels) * after[:, :, None, None].to(x.dtype)
-        return y if bias is None else y + bias.to(y.dtype)[:, None, None]
-
-    def _convolution(self, x: Tensor, kernels: Tensor, bias: Tensor | None = None) -> Tensor:
-        """Every sample with its own kernel: one grouped convolution."""
-        base: Any = self.base_layer
-        padding = base.padding
-        if base.padding_mode != "zeros":
-            x, padding = F.pad(x, base._reversed_padding_repeated_twice, mode=base.padding_mode), 0
-        samples = len(x)
-        biases = None if bias is None else bias.to(x.dtype).repeat(samples)
-        y = F.conv2d(
-            x.reshape(1, -1, *x.shape[2:]), kernels.to(x.dtype).flatten(0, 1), biases,
-            base.stride, padding, base.dilation, samples,
-        )  # fmt: skip
-        return y.view(samples, -1, *y.shape[2:])
-
-    def _linear(self, adapter: Any, x: Tensor, bias: Tensor | None) -> Tensor:
-        """The mean is over all axes between the first and the last."""
-        if x.ndim == 1:
-            return self._linear(adapter, x[None], bias)[0]
-        tokens = x.flatten(1, -2) if x.ndim > 2 else x[:, None]
-        out, channels = adapter.shape[:2]
-        whole = out * channels < (channels + out) * tokens.shape[1]
-        with torch.autocast(x.device.type, enabled=False):
-            kernels, before, after = adapter.kernels(means(tokens, -1), self._base_spectrum(adapter), whole)
-        if before is not None:
-            tokens = tokens * before[:, None].to(tokens.dtype)
-        y = torch.bmm(tokens, kernels[..., 0, 0].to(tokens.dtype).transpose(1, 2))
-        if after is not None:
-            y = y * after[:, None].to(y.dtype)
-        y = y if bias is None else y + bias.to(y.dtype)
-        return y.view(*x.shape[:-1], -1)

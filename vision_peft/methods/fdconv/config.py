@@ -20,6 +20,7 @@ from vision_peft.methods.fdconv.tuner import FdconvTuner
     family="vision",
     summary="Kernels rebuilt per sample from the weight's spectrum",
     paper="Chen et al., CVPR 2025",
+    needs="convolutions or linear layers of more than 16 channels",
 )
 @dataclass
 class FdconvConfig(MethodConfig):

@@ -12,7 +12,8 @@ from peft_kernels.layer import AdapterLayer
 from peft_kernels.slices import Rows
 from peft_kernels.targets import compress, default_targets, plain_modules
 from peft_kernels.tuner import AdapterTuner
-from vision_peft.methods.fdconv.adapter import FdconvLayer, FrequencyDynamic
+from vision_peft.methods.fdconv.adapter import FrequencyDynamic
+from vision_peft.methods.fdconv.layer import FdconvLayer
 
 if TYPE_CHECKING:
     from vision_peft.methods.fdconv.config import FdconvConfig
