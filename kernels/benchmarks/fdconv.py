@@ -71,7 +71,7 @@ class Contestant:
 
 def bands_as_written(module: BandModulation, x: Tensor) -> Tensor:
     """`BandModulation.forward` by the formula."""
-    return reference.band_modulation(x, module.maps(x), band_masks(module.cuts, *x.shape[-2:], module.masks))
+    return reference.band_modulation(x, module.maps(x), band_masks(module.cuts, *x.shape[-2:], kind=module.masks))
 
 
 def contestant(name: str, channels: int, kernel: int, size: int, batch: int) -> Contestant:

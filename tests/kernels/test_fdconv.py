@@ -109,7 +109,7 @@ def test_kernel_gradients_by_differences() -> None:
     groups = frequency_groups(9, 12, 3)
 
     def kernels(*values: Tensor) -> Tensor:
-        return sample_kernels(groups=groups, size=(4, 3, 3), **dict(zip(tensors, values, strict=True)))
+        return sample_kernels(groups=groups, size=(4, 3, 3), multiplier=2.0, **dict(zip(tensors, values, strict=True)))
 
     assert torch.autograd.gradcheck(kernels, tuple(tensors.values()))
 
@@ -154,7 +154,7 @@ def test_bands_agree_with_the_formula(
 def test_band_gradients_by_differences() -> None:
     x = torch.randn(1, 2, 5, 6, dtype=torch.float64, requires_grad=True)
     maps = torch.rand(1, 3, 1, 5, 6, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda *inputs: band_modulation(*inputs, (2, 4)), (x, maps))
+    assert torch.autograd.gradcheck(lambda *inputs: band_modulation(*inputs, cuts=(2, 4)), (x, maps))
 
 
 @pytest.mark.parametrize(("cut", "last"), [(2, 15), (4, 8), (8, 4)])

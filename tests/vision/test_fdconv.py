@@ -147,7 +147,7 @@ def test_saved_adapter_is_the_same_on_a_new_model(tmp_path: Path) -> None:
     again = nn.Conv2d(18, 20, 3, padding=1)
     again.load_state_dict(base.state_dict())
     model, _ = adapted(base, init_weights=False, freq_order="official")
-    model.save_pretrained(tmp_path)
+    model.save_pretrained(str(tmp_path))
     torch.manual_seed(4)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="the .* adapter of .* more than the")
@@ -229,12 +229,3 @@ def test_parameters_to_the_unit(name: str, count: int) -> None:
         base = timm.create_model(name)
     model = get_peft_model(base, FdconvConfig(modules_to_save=[]))  # type: ignore[arg-type]
     assert sum(p.numel() for p in model.parameters() if p.requires_grad) == count
-
-
-def test_spectral_parameters_to_the_unit() -> None:
-    with torch.device("meta"):
-        base = timm.create_model("resnet50")
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="the .* adapter of .* more than the")
-        model = get_peft_model(base, FdconvConfig(mode="spectral", modules_to_save=[]))  # type: ignore[arg-type]
-    assert sum(p.numel() for p in model.parameters() if p.requires_grad) == 3_586_704 + 20_737_024

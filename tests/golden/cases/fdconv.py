@@ -123,7 +123,7 @@ def conv(case: Vectors) -> Results:
     if adapter.fbm is not None:
         x = case["input.x"]
         found["output.fbm_x"] = adapter.fbm(x)
-        masks = band_masks(adapter.fbm.cuts, *x.shape[-2:], adapter.fbm.masks).to(x.dtype)
+        masks = band_masks(adapter.fbm.cuts, *x.shape[-2:], kind=adapter.fbm.masks).to(x.dtype)
         formulas["output.fbm_x"] = reference.band_modulation(x, adapter.fbm.maps(x), masks)
     return {"FdconvConfig": found, "reference": formulas}
 

@@ -27,6 +27,8 @@ class FrequencyDynamic(Feature):
         bands: whether the layer's input has its bands modulated.
     """
 
+    groups: Tensor
+
     def __init__(self, config: FdconvConfig, weight: Tensor, bias: Tensor | None, bands: bool) -> None:
         super().__init__()
         out, channels, k1, k2 = self.shape = tuple(weight.shape)
@@ -113,7 +115,9 @@ class FrequencyDynamic(Feature):
         taps = None if taps is None else taps.unflatten(1, (k1, k2))
         inside = (filters, taps, channel) if whole else (None, taps, None)
         tensors = [None if t is None else t.to(dtype) for t in (*inside, slid, local)]
-        found = sample_kernels(spectrum, gains.to(dtype), self.groups, (channels, k1, k2), *tensors, multiplier)
+        found = sample_kernels(
+            spectrum, gains.to(dtype), self.groups, (channels, k1, k2), *tensors, multiplier=multiplier
+        )
         return found, None if whole else channel, None if whole else filters
 
     def why_no_merge(self) -> str:

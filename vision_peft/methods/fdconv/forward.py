@@ -45,7 +45,12 @@ def rebuilt(
         spectrum: of its weight, or ``None`` where `dynamic` has one of its own.
         bias: its bias, if any.
     """
-    if isinstance(base, nn.Linear):
+    linear = isinstance(base, nn.Linear)
+    if not len(x):  # the output's shape, from a kernel of zeros
+        weight = x.new_zeros(dynamic.shape)
+        plain: Any = base
+        return F.linear(x, weight[..., 0, 0], bias) if linear else plain._conv_forward(x, weight, bias)
+    if linear:
         return _linear(dynamic, x, spectrum, bias)
     if x.ndim == 3:
         return rebuilt(dynamic, base, x[None], spectrum, bias)[0]

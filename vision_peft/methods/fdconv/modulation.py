@@ -59,6 +59,9 @@ class HiddenNorm(nn.Module):
         width: h.
     """
 
+    running_mean: Tensor | None
+    running_var: Tensor | None
+
     def __init__(self, kind: str, width: int) -> None:
         super().__init__()
         self.kind = kind

@@ -19,23 +19,17 @@ if TYPE_CHECKING:
     from vision_peft.methods.fdconv.config import FdconvConfig
 
 
+KIND = "dynamic"
+
+
 class FdconvTuner(AdapterTuner):
     """Attaches FDConv to convolutions of residual blocks and to MLPs, within the authors' rule."""
 
     layer_cls = FdconvLayer
-    target_kind = "dynamic"
+    target_kind = KIND
 
     def default_targets(self, config: FdconvConfig, model: nn.Module) -> str:
-        pattern = re.compile(default_targets(model, self.target_kind))
-        modules = ((name, module) for name, module in plain_modules(model) if pattern.fullmatch(name))
-        found = [n for n, m in modules if why_plain(config, m) is None and getattr(m, "groups", 1) == 1]
-        if not found:
-            raise ValueError(
-                f"FDConv finds no layer in {type(model).__name__} that it would adapt: linear layers or convolutions "
-                f"of kernel size {config.use_fdconv_if_k_in}, more than {config.use_fdconv_if_c_gt} channels "
-                "(`use_fdconv_if_k_in`, `use_fdconv_if_c_gt`)"
-            )
-        return compress(model, found)
+        return compress(model, targets(config, model))
 
     def check_target(self, config: FdconvConfig, key: str, base: nn.Module) -> None:
         if not isinstance(base, (nn.Linear, nn.Conv2d)) or isinstance(base, nn.modules.conv._ConvTransposeNd):
@@ -88,6 +82,24 @@ class FdconvTuner(AdapterTuner):
 
 def _base(module: nn.Module) -> nn.Module:
     return module.base_layer if isinstance(module, AdapterLayer) else module
+
+
+def targets(config: FdconvConfig, model: nn.Module) -> list[str]:
+    """The default targets: those of the model's family that the authors' rule adapts.
+
+    Raises:
+        ValueError: there is none.
+    """
+    pattern = re.compile(default_targets(model, KIND))
+    modules = ((name, module) for name, module in plain_modules(model) if pattern.fullmatch(name))
+    found = [n for n, m in modules if why_plain(config, m) is None and getattr(m, "groups", 1) == 1]
+    if not found:
+        raise ValueError(
+            f"FDConv finds no layer in {type(model).__name__} that it would adapt: linear layers or convolutions "
+            f"of kernel size {config.use_fdconv_if_k_in}, more than {config.use_fdconv_if_c_gt} channels "
+            "(`use_fdconv_if_k_in`, `use_fdconv_if_c_gt`)"
+        )
+    return found
 
 
 def sizes(base: Any) -> tuple[int, int, int]:
