@@ -14,6 +14,8 @@ from PIL import Image
 import diffusion_peft as dp
 from diffusion_peft.pipelines.opening import open_pipeline
 
+if len(sys.argv) != 7:
+    sys.exit(__doc__)
 name, adapter, picture, factor, prompt, out = sys.argv[1:]
 pipe = AutoPipelineForImage2Image.from_pipe(open_pipeline(name))
 dp.load_adapter(pipe, adapter)

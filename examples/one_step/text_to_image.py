@@ -10,6 +10,8 @@ import torch
 import diffusion_peft as dp
 from diffusion_peft.pipelines.opening import open_pipeline
 
+if len(sys.argv) != 5:
+    sys.exit(__doc__)
 name, adapter, prompt, out = sys.argv[1:]
 pipe = open_pipeline(name)  # mini_sd, a folder, or a name of the hub
 dp.load_adapter(pipe, adapter)
