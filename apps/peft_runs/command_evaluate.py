@@ -42,6 +42,8 @@ def run(family: Family, words: list[str]) -> None:
     with RunProgress(shown=accelerator.is_main_process) as progress:
         seed_generators(recipe.run.seed)  # a base without pretrained weights is the same again
         task = tasks[recipe.task](recipe.model, recipe.data, recipe.run.seed, progress.show)
+        if folder and hasattr(task, "use_folder"):
+            task.use_folder(folder.path)  # type: ignore[attr-defined]
         model = task.build_model()
         if folder:
             model = load_adapted(model, folder.adapter)

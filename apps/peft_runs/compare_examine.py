@@ -62,6 +62,8 @@ def examine(family: Family, folder: RunFolder) -> dict[str, Any]:
     accelerator = start_accelerator(recipe.run)
     seed_generators(recipe.run.seed)  # a model without pretrained weights starts as it did in training
     task = tasks[recipe.task](recipe.model, recipe.data, recipe.run.seed)
+    if hasattr(task, "use_folder"):
+        task.use_folder(folder.path)  # type: ignore[attr-defined]
     model = load_adapted(task.build_model(), folder.adapter).to(accelerator.device)
     if recipe.run.channels_last:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

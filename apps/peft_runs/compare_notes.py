@@ -34,8 +34,14 @@ def _drawing(results: Results) -> list[str]:
     """What is better, of figures of drawn pictures; with several seeds also the two that matter in one."""
     if results.base is None:
         return []
-    better = {how: [column.heading for column in results.columns if column.better == how] for how in ("less", "more")}
-    said = [f"Less is better of {', '.join(better['less'])}; more of {', '.join(better['more'])}."]
+    better: dict[str, list[str]] = {}
+    for column in results.columns:
+        better.setdefault(column.better, []).append(column.heading)
+    [first, *others] = [(how, f"of {', '.join(headings)}") for how, headings in better.items()]
+    parts = [f"{first[0].capitalize()} is better {first[1]}", *(f"{how} {headings}" for how, headings in others)]
+    said = [f"{'; '.join(parts)}."]
+    if "teacher_milliseconds" in results.base:
+        said.append(f"The teacher takes {results.base['teacher_milliseconds']:.4g} ms a picture.")
     found = vlhi(results) if results.ranked else {}
     if found:
         each = ", ".join(f"{method} {value:.2f}" for method, value in found.items())

@@ -21,7 +21,7 @@ from peft_runs.recipe import Recipe
 from peft_runs.run_folder import RunFolder
 
 FORMAT = 1
-# Fields in which the runs of a comparison may differ: the method, and how it is optimised.
+# Fields in which the runs of a comparison may differ: the method, how it is optimised, and a task's `of_method`.
 OWN = ("method.", "optim.")
 SHARED_ALL_THE_SAME = ("optim.batch_size",)
 
@@ -159,17 +159,19 @@ def read_recipes(plan: Plan, family: Family) -> dict[str, Recipe]:
         UsageError: a recipe is wrong (the method is named), or two differ in what all must share.
     """
     read: dict[str, Recipe] = {}
+    tasks = family.tasks()
     for run in plan.runs:
         if run.method in read:
             continue
         try:
-            read[run.method] = read_recipe(load_recipe(run.recipe), list(run.words), family.tasks())
+            read[run.method] = read_recipe(load_recipe(run.recipe), list(run.words), tasks)
         except UsageError as error:
             raise UsageError(f"{run.method}: {error}") from None
     first = next(iter(read))
+    own = (*OWN, *getattr(tasks.get(read[first].task), "of_method", ()))
     for name, recipe in read.items():
         for key, one, other in differences(read[first], recipe):
-            if not key.startswith(OWN) or key in SHARED_ALL_THE_SAME:
+            if not key.startswith(own) or key in SHARED_ALL_THE_SAME:
                 raise UsageError(
                     f"the recipes of {first} and {name} cannot be compared: {key} is {one!r} for {first} and {other!r} "
                     f"for {name}; the same for all with --{key} VALUE"
@@ -178,8 +180,12 @@ def read_recipes(plan: Plan, family: Family) -> dict[str, Recipe]:
 
 
 def settings_of(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as dotted names and values, nested mappings of plain data kept whole."""
-    flat: dict[str, Any] = {"task": recipe.task}
+    """The recipe as dotted names and values; mappings that are one field of a method are kept whole."""
+    settings: dict[str, Any] = {"task": recipe.task}
     for section in SECTIONS:
-        flat |= {f"{section}.{key}": value for key, value in recipe.as_dict()[section].items()}
-    return flat
+        for key, value in recipe.as_dict()[section].items():
+            if isinstance(value, Mapping) and section != "method":
+                settings |= {f"{section}.{key}.{name}": inner for name, inner in value.items()}
+            else:
+                settings[f"{section}.{key}"] = value
+    return settings

@@ -1,4 +1,5 @@
-"""The figures of a comparison: the metric against trainable parameters (or what is kept), and the curves of training.
+"""The figures of a comparison: the metric against trainable parameters (or two figures of what models draw), and the
+curves of training.
 
 Drawn once as PNG with a legend, to stand alone, and as SVG for the page, which has the legend and the colours itself.
 """
@@ -22,13 +23,13 @@ from peft_runs.compare_results import Results, Row, Spread
 from peft_runs.compare_words import is_share
 from peft_runs.durable import whole_folder
 from peft_runs.figure_labels import place_labels
+from peft_runs.figure_planes import plane_of
 from peft_runs.figure_samples import draw_samples
 from peft_runs.figure_style import LIGHT, STAND_INS, VARIABLES, Theme, marker, shade
 from peft_runs.report_samples import Samples
 
 FONTS = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Noto Sans', sans-serif"
 DOTS = 200  # per inch, of the PNG
-KEPT = ("frechet", "kept")  # the two columns that stand against each other
 Drawing = Callable[[Results, Theme, bool, bool], Figure]
 
 
@@ -42,9 +43,10 @@ def write_figures(results: Results, folder: Path, shown: Samples | None = None) 
 
 
 def drawings(results: Results) -> dict[str, Drawing]:
-    """The figures by name: `kept` of models that draw, otherwise `accuracy_parameters`, by the metric's name."""
-    if set(KEPT) <= {column.name for column in results.columns}:
-        return {"kept": draw_kept, "curves": draw_curves}
+    """The figures by name: `kept` or `sharpness` of models that draw, otherwise the metric."""
+    plane = plane_of(results)
+    if plane is not None:
+        return {plane.second: draw_plane, "curves": draw_curves}
     return {f"{results.metric}_parameters": draw_against_parameters, "curves": draw_curves}
 
 
@@ -92,17 +94,21 @@ def draw_against_parameters(results: Results, theme: Theme, narrow: bool, alone:
     return figure
 
 
-def draw_kept(results: Results, theme: Theme, narrow: bool, alone: bool) -> Figure:
-    """What is kept of the base model against the distance to the data, with the base model itself."""
+def draw_plane(results: Results, theme: Theme, narrow: bool, alone: bool) -> Figure:
+    """The columns of a plane against each other, with the base model itself."""
     figure, axes = _plane(results, theme, narrow, alone)
-    rows = [row for row in results.finished if all(name in row.figures for name in KEPT)]
-    x, y = ({row.method: row.figures[name] for row in rows} for name in KEPT)
+    plane = plane_of(results)
+    assert plane is not None
+    names = ("frechet", plane.second)
+    rows = [row for row in results.finished if all(name in row.figures for name in names)]
+    x, y = ({row.method: row.figures[name] for row in rows} for name in names)
     points = _points(axes, theme, x, y)
     if results.base is not None:
-        axes.plot(results.base[KEPT[0]], 1, marker="o", markersize=8, color=theme.quiet, fillstyle="none", zorder=3)
-        points.append(("base model", results.base[KEPT[0]], 1, theme.quiet))
-    axes.set_xlabel("Fréchet distance from the data" + ("" if narrow else ", less is nearer"))
-    axes.set_ylabel("kept for other prompts" + ("" if narrow else " (SSIM), 1 is all"))
+        across, up = results.base["frechet"], results.base[plane.second] if plane.base is None else plane.base
+        axes.plot(across, up, marker="o", markersize=8, color=theme.quiet, fillstyle="none", zorder=3)
+        points.append(("base model", across, up, theme.quiet))
+    axes.set_xlabel(plane.across + ("" if narrow else ", less is nearer"))
+    axes.set_ylabel(plane.up[narrow])
     place_labels(figure, axes, points)
     return figure
 

@@ -12,6 +12,7 @@ from peft_runs.compare_results import Results
 from peft_runs.compare_table import cells, figure
 from peft_runs.durable import write_text
 from peft_runs.figure import as_svg, drawings
+from peft_runs.figure_planes import plane_of
 from peft_runs.figure_style import SHADES, marker_outline, shade
 from peft_runs.report_choices import choices
 from peft_runs.report_pictures import Pictures, as_address, choose, part_sizes
@@ -95,11 +96,8 @@ def figures(results: Results) -> list[dict[str, Any]]:
     if not results.finished:
         return []
     drawn = drawings(results)
-    against = (
-        "What is kept against the distance to the data"
-        if "kept" in drawn
-        else (f"{results.metric.capitalize()} against trainable parameters")
-    )
+    plane = plane_of(results)
+    against = plane.heading if plane else f"{results.metric.capitalize()} against trainable parameters"
     headings, spoken = [against, "How training went"], [_ends(results), _course(results)]
     made = []
     for (name, draw), heading, sentence in zip(drawn.items(), headings, spoken, strict=True):

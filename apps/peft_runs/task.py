@@ -24,6 +24,7 @@ class Task(Protocol):
         kept(model)               a context within which the model holds what is to be saved (such averages)
         draw(model)               a picture that shows how far the training is, or None
         leave(folder)             writes what belongs to the saved adapter beside it
+        of_method                 settings (`model.loss`) that belong to a method: in a comparison each has its own
         usage(method), about()    how the result is used, in Python, and short facts: what the run's page and card tell
                                   beside its figures; `prompts()` names the rows of `draw`'s picture
     """

@@ -17,8 +17,10 @@ from torch.utils.checkpoint import checkpoint
 from torchmetrics.functional.image import structural_similarity_index_measure
 
 from diffusion_peft.methods.hipa import HipaLoss
+from diffusion_peft.pipelines.kinds import Kind
 from diffusion_peft.pipelines.one_step import OneStep
 from diffusion_peft.pipelines.sampling import Sampling
+from diffusion_peft.tasks.compared import OneStepPictures
 from diffusion_peft.tasks.encoded import fingerprint, modules_of, on_device
 from diffusion_peft.tasks.one_step_spec import OneStepData, OneStepSpec
 from diffusion_peft.tasks.pipeline_task import PipelineTask, pieces
@@ -36,6 +38,7 @@ class OneStepTuning(PipelineTask):
     model_spec: ClassVar[type] = OneStepSpec
     data_spec: ClassVar[type] = OneStepData
     metric: ClassVar[str] = "ssim"
+    of_method: ClassVar[tuple[str, ...]] = ("model.loss",)
     model_settings: OneStepSpec
     data: OneStepData
 
@@ -59,10 +62,15 @@ class OneStepTuning(PipelineTask):
         vae = pipeline.vae  # in half precision it overflows (SDXL), or rounds what is compared
         self.vae = vae if vae.dtype == torch.float32 else copy.deepcopy(vae).float()
         self.compare = HipaLoss(spec.loss)
+        self.teacher = fingerprint(self.kind.denoiser)
         return self.kind.denoiser
 
     def part(self, part: str) -> TeacherPictures:
-        """The teacher's latents of one part, and the table of its captions."""
+        """The teacher's latents of one part, and the table of its captions.
+
+        Raises:
+            DataError: they are not all there, and the denoiser is no longer the teacher.
+        """
         if part not in self.encoded:
             data, known = self.data, ["", *captions_of(self.data)]
             count, first = (data.count, 0) if part == "train" else (data.test_size, TEST_SEEDS)
@@ -73,7 +81,7 @@ class OneStepTuning(PipelineTask):
             # One process draws, and the others read what it has written.
             with PartialState().main_process_first(), on_device(*modules_of(self.kind.pipeline)):
                 latents = teacher_latents(
-                    self.kind,
+                    self.teaching,
                     data.teacher,
                     rows,
                     self.captions.rows([""]),
@@ -97,6 +105,15 @@ class OneStepTuning(PipelineTask):
             raise DataError("the teacher's latents need a place: add --data.cache FOLDER")
         return Path(self.data.cache).expanduser() if self.data.cache else Path(self.folder or "") / "teacher"
 
+    def teaching(self) -> Kind:
+        """The pipeline, to draw with as the teacher."""
+        if fingerprint(self.kind.denoiser) != self.teacher:
+            raise DataError(
+                f"the teacher's latents in {self.place()} are not complete, and with its weights changed or an adapter "
+                "on it the denoiser cannot draw them: name the --data.cache of the training"
+            )
+        return self.kind
+
     def drawn_by(self, part: str) -> dict[str, Any]:
         """What the teacher's latents depend on."""
         data, spec = self.data, self.model_settings
@@ -108,7 +125,7 @@ class OneStepTuning(PipelineTask):
             "step": asdict(self.step),
             "dtype": spec.dtype,
             "batch": spec.encode_batch,
-            "denoiser": fingerprint(self.kind.denoiser),
+            "denoiser": self.teacher,
         }
 
     # --- training ------------------------------------------------------------------------------------------------
@@ -211,10 +228,14 @@ class OneStepTuning(PipelineTask):
     def usage(self, method: str | None) -> str:
         """Python that draws in one step with the run's `adapter` folder, named FOLDER."""
         checked = 'pipeline, "FOLDER"' if method else "pipeline"
-        call = f'pipeline("PROMPT", num_inference_steps=1, guidance_scale={self.step.guidance:g}).images[0]'
+        call = f'pipeline("PROMPT", num_inference_steps=1, guidance_scale={self.model_settings.guidance:g}).images[0]'
         lines = super().usage(method)
         lines = lines if lines.startswith("import diffusion_peft") else f"import diffusion_peft as dp\n{lines}"
         return f"{lines}dp.one_step({checked})\npicture = {call}\n"
+
+    def compared(self) -> OneStepPictures:
+        """What a comparison draws with the task's models, once one is built."""
+        return OneStepPictures(self)
 
     def leave(self, folder: Path) -> None:
         """What the adapter was trained for, beside it."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from diffusers import DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler
+from filelock import FileLock
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -21,7 +22,7 @@ from diffusion_peft.pipelines.sampling import Sampling, drawn, starting_noise, w
 from diffusion_peft.tasks.one_step_spec import OneStepData, TeacherSpec
 from peft_kernels.data_errors import DataError
 
-ABOUT = "about.json"
+ABOUT, LOCK = "about.json", "drawing.lock"
 # Their `output_type="latent"` gives what the denoiser takes; DiT's has none, and Flux's is packed.
 LATENT = ("StableDiffusionPipeline", "StableDiffusionXLPipeline", "PixArtAlphaPipeline", "PixArtSigmaPipeline")
 PIPELINES = (*LATENT, "StableDiffusion3Pipeline")
@@ -89,7 +90,7 @@ def check_latents(kind: Kind) -> None:
 
 
 def teacher_latents(
-    kind: Kind,
+    teacher: Callable[[], Kind],
     spec: TeacherSpec,
     rows: Given,
     absent: Given,
@@ -103,7 +104,7 @@ def teacher_latents(
     """Latents `[N, C, h, w]`, float16, of one picture for each of `rows` and its seed, kept in `folder` by batches.
 
     Args:
-        kind: the pipeline.
+        teacher: gives the pipeline, where something is to be drawn.
         spec: solver, steps and guidance.
         rows: encoded captions.
         absent: the row of no caption.
@@ -117,19 +118,21 @@ def teacher_latents(
     Raises:
         DataError: the folder holds latents of something else, or a damaged file.
     """
-    check_latents(kind)
     folder.mkdir(parents=True, exist_ok=True)
     note, text = folder / ABOUT, json.dumps(about, indent=2, sort_keys=True)
     if note.is_file() and note.read_text(encoding="utf-8") != text:
         raise DataError(f"{folder} holds latents of another teacher than this recipe's: name another --data.cache")
     note.write_text(text, encoding="utf-8")
     how, parts = Sampling(spec.steps, spec.guidance, size), []
-    with with_scheduler(kind.pipeline, teacher_scheduler(kind.pipeline.scheduler, spec)):
+    kind: Kind | None = None
+    with FileLock(folder / LOCK):  # of runs side by side one draws, and the others read
         for begin in range(0, len(seeds), batch):
             path = folder / f"{begin:08d}.safetensors"
             if not path.is_file():
+                kind = kind or teacher()
                 some = {name: row[begin : begin + batch] for name, row in rows.items()}
-                found = drawn(kind, some, absent, seeds[begin : begin + batch], how, "latent")
+                with with_scheduler(kind.pipeline, teacher_scheduler(kind.pipeline.scheduler, spec)):
+                    found = drawn(kind, some, absent, seeds[begin : begin + batch], how, "latent")
                 aside = path.with_name(f".{os.getpid()}-{path.name}")
                 save_file({"latents": found.half().cpu().contiguous()}, aside)
                 os.replace(aside, path)
