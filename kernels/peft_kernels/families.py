@@ -27,6 +27,7 @@ class Family:
         qkv: the (fused or separate) attention projections.
         norm: the normalisation layers with parameters.
         dynamic: the layers whose kernels FDConv rebuilds per sample: convolutions of residual blocks, or the MLPs.
+        mlp_norm: of point transformers, the norm before each MLP, where adapters beside the MLP read.
         attention: in denoisers, separate attention projections with those of the output.
         key_value: those of them that make keys and values, whose outputs IA3 scales.
         feedforward: the last layers of the MLPs, whose inputs IA3 scales.
@@ -40,6 +41,7 @@ class Family:
     qkv: str | None = None
     norm: str | None = None
     dynamic: str | None = None
+    mlp_norm: str | None = None
     attention: str | None = None
     key_value: str | None = None
     feedforward: str | None = None
@@ -95,6 +97,23 @@ FAMILIES: dict[str, Family] = {
         affine=r"bn1|layer\d+\.\d+\.(bn[123]|downsample\.\d)",
         norm=r"bn1|layer\d+\.\d+\.(bn[123]|downsample\.\d)",
         dynamic=r"layer\d+\.\d+\.conv[123]",
+    ),
+    "point": Family(  # Point-MAE and its kin: timm's blocks, one level deeper
+        classes=("PointBackbone",),
+        linear=rf"blocks\.blocks\.\d+\.({_PROJECTIONS})",
+        qkv=r"blocks\.blocks\.\d+\.attn\.qkv",
+        block=r"blocks\.blocks\.\d+",
+        affine=rf"blocks\.blocks\.\d+\.({_SITES})|norm",
+        norm=r"blocks\.blocks\.\d+\.(norm1|norm2)|norm",
+        mlp_norm=r"blocks\.blocks\.\d+\.norm2",
+    ),
+    "point_gpt": Family(  # `nn.MultiheadAttention` calls none of its projections: the MLPs alone
+        classes=("PointGpt",),
+        linear=r"blocks\.layers\.\d+\.mlp\.[02]",
+        block=r"blocks\.layers\.\d+",
+        affine=r"blocks\.layers\.\d+\.(ln_[12]|mlp\.[02])|blocks\.(ln_f|cls_norm)",
+        norm=r"blocks\.layers\.\d+\.ln_[12]|blocks\.(ln_f|cls_norm)",
+        mlp_norm=r"blocks\.layers\.\d+\.ln_2",
     ),
     "unet": Family(  # SD 1, SD 2, SDXL
         classes=("UNet2DConditionModel",),

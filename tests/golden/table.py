@@ -2,7 +2,21 @@
 
 from __future__ import annotations
 
-from .cases import baselines, difffit, fdconv, hipa, sara, scale_long, scedit, snell, snella, spt, spt_selection
+from .cases import (
+    baselines,
+    difffit,
+    fdconv,
+    hipa,
+    pointgst,
+    points,
+    sara,
+    scale_long,
+    scedit,
+    snell,
+    snella,
+    spt,
+    spt_selection,
+)
 from .harness import Kind
 
 TABLE: dict[tuple[str, str], Kind] = {
@@ -29,6 +43,14 @@ TABLE: dict[tuple[str, str], Kind] = {
     ("hipa", "highpass"): Kind(hipa.highpass_case, hipa.tolerance, also=hipa.LINES),
     ("hipa", "onestep_x0"): Kind(hipa.onestep_x0, hipa.tolerance, also=hipa.SCHEDULE),
     ("hipa", "train_step"): Kind(hipa.train_step, hipa.training_tolerance),
+    ("pointgst", "block"): Kind(pointgst.block, pointgst.tolerance),
+    ("pointgst", "feature_propagation"): Kind(pointgst.feature_propagation, pointgst.tolerance_of_weights),
+    ("pointgst", "fps_knn"): Kind(points.fps_knn, points.exact),
+    ("pointgst", "graph_basis"): Kind(points.graph_basis_case, points.basis_tolerance),
+    ("pointgst", "graph_gemm_distance"): Kind(points.graph_gemm_distance, points.gemm_tolerance),
+    ("pointgst", "pcsa"): Kind(pointgst.pcsa, pointgst.tolerance),
+    ("pointgst", "tiny_model"): Kind(pointgst.tiny_model, pointgst.model_tolerance),
+    ("pointgst", "token_orders"): Kind(points.token_orders, points.exact),
     ("scalelong", "scalelong"): Kind(scale_long.token_skips, scedit.tolerance),
     ("scedit", "adapter"): Kind(scedit.adapter, scedit.tolerance),
     ("scedit", "csc"): Kind(scedit.csc, scedit.tolerance),

@@ -92,4 +92,6 @@ def load(path: Path) -> Vectors:
     options = {key: _decoded(value) for key, value in metadata.items()}
     if isinstance(options.get("case"), dict):
         options |= options.pop("case")
+    if isinstance(options.get("options"), dict):
+        options |= options.pop("options")
     return Vectors(path, method, kind, options, tensors)

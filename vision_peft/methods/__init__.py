@@ -3,6 +3,7 @@
 from vision_peft.methods.adapter_plus import AdapterPlusConfig, fold_scaling
 from vision_peft.methods.fdconv import FdconvConfig
 from vision_peft.methods.own import fill
+from vision_peft.methods.pointgst import PointGstConfig, bound_spectra, cloud_spectra
 from vision_peft.methods.sliced_lora import SlicedLoraConfig
 from vision_peft.methods.snell import SnellConfig
 from vision_peft.methods.snella import SnellaAllocator, SnellaConfig
@@ -17,6 +18,7 @@ __all__ = [
     "FdconvConfig",
     "FullConfig",
     "LinearProbeConfig",
+    "PointGstConfig",
     "SlicedLoraConfig",
     "SnellConfig",
     "SnellaAllocator",
@@ -24,6 +26,8 @@ __all__ = [
     "SptConfig",
     "SsfConfig",
     "VptConfig",
+    "bound_spectra",
+    "cloud_spectra",
     "fill",
     "fold_scaling",
     "spt_config",

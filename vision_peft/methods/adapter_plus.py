@@ -20,17 +20,17 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
 from peft_kernels.config import MethodConfig, choices, require
-from peft_kernels.feature import Feature, FeatureLayer
+from peft_kernels.feature import FeatureLayer
 from peft_kernels.layer import AdapterLayer
 from peft_kernels.registry import register
 from peft_kernels.slices import Rows
+from peft_kernels.tap import Tap, TapLayer
 from peft_kernels.targets import default_targets, plain_modules
 from peft_kernels.tuner import AdapterTuner
 from vision_peft.methods.ssf import _channels, channels_first
@@ -47,7 +47,7 @@ _SITES = {
 _POST_NORM = ("SwinTransformerV2Block", "ResPostBlock", "EvaBlockPostNorm")
 
 
-class Bottleneck(Feature):
+class Bottleneck(Tap):
     """``A``: ``[norm] → down → activation → [dropout] → up → drop path → ⊙ s`` along the channel axis.
 
     Args:
@@ -119,53 +119,6 @@ class Bottleneck(Feature):
 
 class BlockLayer(FeatureLayer):
     """A block, or a branch in it, with bottleneck adapters after it."""
-
-
-class TapLayer(FeatureLayer):
-    """A block's ``norm2``: reads the MLP's input ``y1`` there and adds to the block's sum at its ``drop_path2``.
-
-    Both ends lie in one call of the block, so that gradient checkpointing repeats them together.
-    """
-
-    def __init__(self, base_layer: nn.Module, prefix: str) -> None:
-        super().__init__(base_layer, prefix)
-        self.before_norm = False
-        self._summand: list[Tensor] = []
-
-    def connect(self, block: nn.Module, before_norm: bool) -> TapLayer:
-        """Add what is read here to the output of ``block.drop_path2``."""
-        self.before_norm = before_norm
-        self._block = (block,)  # in a tuple: the block is no child of its norm
-        block.drop_path2.register_forward_hook(self._add)  # type: ignore[union-attr]
-        block.register_forward_hook(self._clear, always_call=True)
-        return self
-
-    def adapted_forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
-        summand = torch.zeros_like(x)
-        for adapter, scale in self.running:
-            assert isinstance(adapter, Bottleneck)
-            dtype = adapter.down.weight.dtype
-            summand = summand + scale * adapter.branch((x + summand if self.before_norm else x).to(dtype)).to(x.dtype)
-        self._summand = [summand]
-        return self.base_layer(x + summand if self.before_norm else x, *args, **kwargs)
-
-    def _add(self, module: nn.Module, args: Any, y: Tensor) -> Tensor:
-        return y + self._summand.pop() if self._summand else y
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_summand": []}  # a value in flight is no state
-
-    def _clear(self, module: nn.Module, args: Any, y: Any) -> None:
-        self._summand.clear()  # also after an error, or a recomputation that stopped before the end
-
-    def detach(self) -> None:
-        """Take the hooks out of the block again."""
-        (block,) = self._block
-        for module in (block, block.drop_path2):
-            assert isinstance(module, nn.Module)
-            for key in [k for k, hook in module._forward_hooks.items() if getattr(hook, "__self__", None) is self]:
-                del module._forward_hooks[key]
-                module._forward_hooks_always_called.pop(key, None)
 
 
 class AdapterPlusTuner(AdapterTuner):

@@ -7,13 +7,26 @@ from vision_peft.models.fdconv import (
     fdconv_resnet101,
     fdconv_swin_tiny,
 )
+from vision_peft.models.point_gpt import PointGpt, point_gpt_b, point_gpt_l, point_gpt_s
+from vision_peft.models.point_parts import PointParts, point_mae_parts
+from vision_peft.models.point_transformer import PointTransformer, point_act, point_mae, point_recon
 from vision_peft.models.vit_mini import vit_mini
 
 __all__ = [
+    "PointGpt",
+    "PointParts",
+    "PointTransformer",
     "fdconv_convnext_tiny",
     "fdconv_resnet18",
     "fdconv_resnet50",
     "fdconv_resnet101",
     "fdconv_swin_tiny",
+    "point_act",
+    "point_gpt_b",
+    "point_gpt_l",
+    "point_gpt_s",
+    "point_mae",
+    "point_mae_parts",
+    "point_recon",
     "vit_mini",
 ]

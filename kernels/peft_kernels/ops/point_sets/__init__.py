@@ -1,0 +1,20 @@
+"""Operations on sets of points in space: sampling, neighbours, interpolation and orders."""
+
+from .farthest import farthest_points, farthest_points_reference
+from .interpolation import interpolate_features
+from .neighbours import gathered, grouped, nearest_neighbours, nearest_neighbours_reference
+from .orders import greedy_order, inverse_order, z_order, z_order_key
+
+__all__ = [
+    "farthest_points",
+    "farthest_points_reference",
+    "gathered",
+    "greedy_order",
+    "grouped",
+    "interpolate_features",
+    "inverse_order",
+    "nearest_neighbours",
+    "nearest_neighbours_reference",
+    "z_order",
+    "z_order_key",
+]

@@ -1,0 +1,183 @@
+"""PointGST on point transformers: what it trains, what its spectra depend on, how it is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from peft import PeftModel, get_peft_model
+from torch import Tensor, nn
+
+from vision_peft import PointGstConfig, bound_spectra, cloud_spectra
+from vision_peft.methods.pointgst.spectra import Basis
+
+TINY: dict[str, Any] = {"num_groups": 8, "group_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 2, "num_classes": 3}
+COUNTS = [
+    ("point_mae", 15, 22_093_327, 622_831),
+    ("point_mae", 40, 22_099_752, 629_256),
+    ("point_gpt_l", 15, 309_971_311, 2_429_647),
+    ("point_gpt_l", 40, 309_977_736, 2_436_072),
+    ("point_mae_parts", 50, 27_063_730, 5_593_234),
+]
+
+
+def clouds(count: int = 3, points: int = 40, seed: int = 0) -> Tensor:
+    return torch.rand(count, points, 3, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+def tiny(name: str = "point_mae") -> nn.Module:
+    torch.manual_seed(1)
+    return timm.create_model(name, **TINY).eval()
+
+
+def adapted(name: str = "point_mae", start: bool = False, **fields: Any) -> PeftModel:
+    torch.manual_seed(2)
+    config = PointGstConfig(**{"r": 4, "local_size": 4, "init_weights": start, **fields})
+    return get_peft_model(tiny(name), config).eval()  # type: ignore[arg-type,return-value]
+
+
+@pytest.mark.parametrize(("name", "classes", "base", "trainable"), COUNTS)
+def test_counts_of_the_paper(name: str, classes: int, base: int, trainable: int) -> None:
+    with torch.device("meta"):
+        model = timm.create_model(name, num_classes=classes)
+        assert sum(p.numel() for p in model.parameters()) == base
+        model = get_peft_model(model, PointGstConfig())  # type: ignore[arg-type]
+    assert sum(p.numel() for p in model.parameters() if p.requires_grad) == trainable
+
+
+@pytest.mark.parametrize("name", ["point_mae", "point_gpt_s"])
+def test_it_starts_at_the_base(name: str) -> None:
+    torch.testing.assert_close(adapted(name, start=True)(clouds()), tiny(name)(clouds()), rtol=0, atol=0)
+
+
+def test_a_cloud_is_the_same_alone_and_beside_a_tiny_one() -> None:
+    model, x = adapted(), clouds()
+    beside = torch.cat([x[:1], 0.01 * x[1:2] + 1])
+    torch.testing.assert_close(model(x[:1]), model(beside)[:1], rtol=1e-5, atol=1e-6)
+
+
+def test_the_scope_of_the_batch_mixes_clouds() -> None:
+    model, x = adapted(scale_scope="batch"), clouds()
+    beside = torch.cat([x[:1], 0.01 * x[1:2] + 1])
+    assert not torch.allclose(model(x[:1]), model(beside)[:1], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["point_mae", "point_gpt_s"])
+def test_checkpointing_reads_the_spectra_of_its_own_clouds(name: str) -> None:
+    def gradients(checkpointed: bool) -> list[Tensor]:
+        model = adapted(name)
+        model.get_base_model().set_grad_checkpointing(checkpointed)  # type: ignore[operator]
+        loss = model(clouds(seed=1)).square().sum() + model(clouds(seed=2)).sum()  # two passes, one backward
+        loss.backward()
+        return [p.grad for p in model.parameters() if p.grad is not None]
+
+    plain, again = gradients(False), gradients(True)
+    assert len(plain) == len(again) > 0
+    for one, other in zip(plain, again, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_given_spectra_replace_computed_ones() -> None:
+    model, x = adapted(), clouds()
+    centers = model.get_base_model().group_divider(x)[1]  # type: ignore[operator]
+    own = cloud_spectra(centers, PointGstConfig(local_size=4).basis)
+    with bound_spectra(model, own):
+        torch.testing.assert_close(model(x), adapted()(x))
+    with bound_spectra(model, own._replace(whole=own.whole.flip(0))):  # type: ignore[union-attr]
+        assert not torch.allclose(model(x), adapted()(x), rtol=1e-4)
+
+
+def test_saved_and_loaded_bit_for_bit_after_training(tmp_path: Path) -> None:
+    model, x = adapted(), clouds()
+    model.train()
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    model(x).square().sum().backward()
+    optimizer.step()
+    expected = model.eval()(x)
+    model.save_pretrained(tmp_path)
+    loaded = PeftModel.from_pretrained(tiny(), tmp_path).eval()
+    torch.testing.assert_close(loaded(x), expected, rtol=0, atol=0)
+
+
+def test_unload_leaves_no_hook() -> None:
+    model = adapted().unload()  # type: ignore[operator]
+    assert not [m for m in model.modules() if m._forward_hooks or m._forward_pre_hooks]
+    torch.testing.assert_close(model(clouds()), tiny()(clouds()), rtol=0, atol=0)
+
+
+def test_merging_is_refused() -> None:
+    with pytest.raises(NotImplementedError, match="cannot be merged"):
+        adapted().merge_and_unload()  # type: ignore[operator]
+
+
+def test_autocast_keeps_the_spectra_in_float32() -> None:
+    model, x = adapted(), clouds()
+    with torch.autocast("cpu", torch.bfloat16):
+        low = model(x)
+    torch.testing.assert_close(low.float(), model(x), rtol=0.1, atol=0.1)
+
+
+@pytest.mark.parametrize("branches", ["global", "local"])
+def test_one_branch_trains_all_its_parameters(branches: str) -> None:
+    model = adapted(branches=branches)
+    model(clouds()).square().sum().backward()
+    own = {name: p.grad for name, p in model.named_parameters() if "pcsa_adapter" in name}
+    assert own
+    assert all(grad is not None and grad.abs().sum() > 0 for grad in own.values())
+
+
+@pytest.mark.parametrize(
+    "cloud",
+    [
+        torch.zeros(40, 3),
+        torch.rand(5, 3, generator=torch.Generator().manual_seed(3)).repeat(8, 1),
+        torch.linspace(-1, 1, 40)[:, None] * torch.tensor([1.0, 0.0, 0.0]),
+        torch.cat([torch.rand(40, 2, generator=torch.Generator().manual_seed(4)), torch.zeros(40, 1)], 1),
+    ],
+    ids=["one point", "duplicates", "line", "plane"],
+)
+def test_degenerate_clouds_give_finite_logits(cloud: Tensor) -> None:
+    model, x = adapted(), cloud[None]
+    assert torch.isfinite(model(x)).all()
+    torch.testing.assert_close(model(x), model(x), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("points", "message"),
+    [
+        (torch.rand(1, 7, 3), "number of points, 7; found 8"),
+        (torch.rand(1, 40, 2), r"\[B, N, 3\]; found \[1, 40, 2\]"),
+        (torch.full((2, 40, 3), torch.nan), "finite; cloud 0 has 40 points"),
+        (torch.rand(1, 0, 3), "at least one point"),
+    ],
+    ids=["too few", "wrong dimensions", "NaN", "empty"],
+)
+def test_bad_clouds_are_refused(points: Tensor, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        adapted()(points)
+
+
+def test_a_size_that_does_not_divide_is_refused_before_anything_changes() -> None:
+    model = tiny()
+    before = [name for name, _ in model.named_modules()]
+    with pytest.raises(ValueError, match="local_size must divide the number of patches, 8; found 3. These do: 2, 4, 8"):
+        get_peft_model(model, PointGstConfig(local_size=3))  # type: ignore[arg-type]
+    assert [name for name, _ in model.named_modules()] == before
+
+
+def test_models_of_pictures_are_refused() -> None:
+    with pytest.raises(ValueError, match="centres of a point transformer's patches"):
+        get_peft_model(timm.create_model("vit_mini"), PointGstConfig())  # type: ignore[arg-type]
+
+
+def test_moving_turning_and_scaling_a_cloud_leaves_its_graph() -> None:
+    centers = clouds(2, 16).double()
+    turn = torch.linalg.qr(torch.rand(3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(5)))[0]
+    basis = Basis(local_size=None, dtype=torch.float64)
+    one, other = (cloud_spectra(c, basis).whole for c in (centers, 1e3 * centers @ turn + 5))
+    assert one is not None
+    assert other is not None
+    torch.testing.assert_close(one.abs(), other.abs(), rtol=0, atol=1e-9)

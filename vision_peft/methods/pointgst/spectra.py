@@ -1,0 +1,163 @@
+"""The spectra of the clouds of one forward pass: computed once from the patches' centres, read by every layer.
+
+Data workers may compute them before, so that no training step waits for eigenvectors:
+
+    spectra = cloud_spectra(centers, config.basis)
+    with bound_spectra(model, spectra):
+        logits = model(points)
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from peft_kernels.context import SideInputs
+from peft_kernels.ops.graph_basis import graph_basis
+from peft_kernels.ops.graph_fourier import Spectra
+from peft_kernels.ops.point_sets import gathered, inverse_order, z_order
+from peft_kernels.ops.point_sets.clouds import check_clouds
+from peft_kernels.tap import TapLayer
+
+_CLOUD, _GIVEN = "cloud", "given spectra"
+
+
+class Basis(NamedTuple):
+    """How spectra are made of centres: fields of `PointGstConfig`, whose meanings they have."""
+
+    local_size: int | None = 32
+    whole: bool = True
+    scale_scope: str = "cloud"
+    laplacian: str = "normalized"
+    canonical: bool = True
+    degree_eps: float = 1e-6
+    grid_per_unit: float = 100.0
+    expanded: bool = False
+    dtype: torch.dtype = torch.float32
+
+
+@torch.no_grad()
+def cloud_spectra(centers: Tensor, basis: Basis = Basis()) -> Spectra:  # noqa: B008 (a tuple, which nothing changes)
+    """The bases and orders of clouds with these centres ``[B, G, 3]``.
+
+    Raises:
+        ValueError: centres of another shape or not finite, or a local size that does not divide their number.
+    """
+    check_clouds(centers, "centers")
+    batch, count, _ = centers.shape
+    options: dict[str, Any] = {
+        "laplacian": basis.laplacian,
+        "degree_eps": basis.degree_eps,
+        "canonical": basis.canonical,
+        "expanded": basis.expanded,
+        "dtype": basis.dtype,
+    }
+    order = z_order(centers, basis.grid_per_unit)
+    whole = graph_basis(centers, order, basis.scale_scope, **options) if basis.whole else None
+    if not basis.local_size:
+        return Spectra(whole, None, None, None)
+    check_local_size(basis.local_size, count)
+    runs = gathered(centers, order).view(-1, basis.local_size, 3)
+    local = graph_basis(runs, None, basis.scale_scope, **options)
+    local = local.view(batch, count // basis.local_size, basis.local_size, basis.local_size)
+    return Spectra(whole, local, order, inverse_order(order))
+
+
+def check_local_size(size: int, count: int) -> None:
+    """Raise a ValueError, with the sizes that do, unless ``size`` divides ``count``."""
+    if count % size:
+        fit = [l for l in range(2, count + 1) if count % l == 0]  # noqa: E741 (the paper's symbol)
+        raise ValueError(
+            f"PointGstConfig.local_size must divide the number of patches, {count}; found {size}. "
+            f"These do: {', '.join(map(str, fit))}"
+        )
+
+
+class _Cloud:
+    """The centres of one forward pass, and the spectra already made of them."""
+
+    def __init__(self, centers: Tensor | None, given: Spectra | None) -> None:
+        self.centers, self.given = centers, given
+        self.found: dict[Basis, Spectra] = {}
+
+    def spectra(self, basis: Basis) -> Spectra:
+        if self.given is not None:
+            return self.given
+        if basis not in self.found:
+            assert self.centers is not None
+            self.found[basis] = cloud_spectra(self.centers, basis)
+        return self.found[basis]
+
+
+class SpectraSource:
+    """Takes the centres from a model's ``group_divider`` in every forward pass.
+
+    Args:
+        backbone: a point transformer, whose ``group_divider`` gives patches and centres.
+        blocks: its blocks, which checkpointing may call again.
+    """
+
+    def __init__(self, backbone: Any, blocks: list[nn.Module]) -> None:
+        self.side = SideInputs()
+        self.handles = self.side.attach(backbone, segments=blocks)
+        self.handles.append(backbone.group_divider.register_forward_hook(self._read))
+
+    @torch.compiler.disable
+    def _read(self, module: nn.Module, args: Any, output: tuple[Tensor, Tensor]) -> None:
+        try:
+            given = self.side.get(_GIVEN)
+        except LookupError:
+            given = None
+        with suppress(LookupError):  # called by itself, outside of a forward pass: nothing will read it
+            self.side.put(_CLOUD, _Cloud(output[1].detach(), given))
+
+    def spectra(self, basis: Basis) -> Spectra:
+        """Those of the forward pass that runs, or is computed again."""
+        return self.side.get(_CLOUD).spectra(basis)
+
+    def detach(self) -> None:
+        """Take the hooks out of the model."""
+        for handle in self.handles:
+            handle.remove()
+        self.handles.clear()
+
+
+class SpectralLayer(TapLayer):
+    """The norm before a block's MLP, with PointGST adapters beside the MLP."""
+
+    source: SpectraSource
+
+    def branch(self, adapter: Any, z: Tensor) -> Tensor:
+        return adapter.branch(z, self.source.spectra(adapter.basis))
+
+    def detach(self) -> None:
+        super().detach()
+        self.source.detach()
+
+
+@contextmanager
+def bound_spectra(model: nn.Module, spectra: Spectra) -> Iterator[None]:
+    """Let forward passes of ``model`` inside use these spectra instead of computing them.
+
+    Raises:
+        ValueError: the model has no PointGST adapter.
+    """
+    layer = next((module for module in model.modules() if isinstance(module, SpectralLayer)), None)
+    if layer is None:
+        raise ValueError(f"{type(model).__name__} has no PointGST adapter, so nothing reads spectra")
+    with layer.source.side.bind(**{_GIVEN: spectra, _CLOUD: _Cloud(None, spectra)}):
+        yield
+
+
+def warn_of_expanded() -> None:
+    """Say what the released code's distances are worth."""
+    warnings.warn(
+        "distance='gemm' takes the smallest distance from rounding errors, as the released code does: results depend on "
+        "device and library. It is for released checkpoints alone",
+        stacklevel=4,
+    )

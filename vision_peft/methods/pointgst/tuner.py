@@ -1,0 +1,81 @@
+"""Attaches PointGST."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from peft_kernels.layer import AdapterLayer, features_of
+from peft_kernels.slices import Rows
+from peft_kernels.targets import find_backbone
+from peft_kernels.tuner import AdapterTuner
+from vision_peft.methods.pointgst.adapter import Pcsa
+from vision_peft.methods.pointgst.spectra import SpectralLayer, SpectraSource, check_local_size
+
+if TYPE_CHECKING:
+    from vision_peft.methods.pointgst.config import PointGstConfig
+
+_TOKENS = ("cls_token", "cls_pos")
+
+
+class PointGstTuner(AdapterTuner):
+    """Attaches PointGST."""
+
+    target_kind = "mlp_norm"
+    layer_cls = SpectralLayer
+
+    def _prepare_adapter_config(self, peft_config: Any, model_config: dict) -> Any:
+        if peft_config.branches != "global":
+            check_local_size(peft_config.local_size, self._backbone()[1].group_divider.num_groups)
+        return super()._prepare_adapter_config(peft_config, model_config)
+
+    def _backbone(self) -> tuple[str, Any]:
+        found = find_backbone(self.model)
+        if found is None or not hasattr(found[1], "group_divider"):
+            raise ValueError(
+                f"PointGST reads the centres of a point transformer's patches, and {type(self.model).__name__} has "
+                "none: take a model such as point_mae or point_gpt_l"
+            )
+        return found[0], found[1]
+
+    def default_modules_to_save(self, config: PointGstConfig, model: nn.Module) -> list[str]:
+        path, backbone = self._backbone()
+        prefix = f"{path}." if path else ""
+        names = [f"{prefix}{name}" for name in _TOKENS if name in backbone._parameters]
+        norm = [f"{prefix}blocks.cls_norm"] if hasattr(backbone.blocks, "cls_norm") else []
+        return [*super().default_modules_to_save(config, model), *names, *norm]
+
+    def _block(self, key: str) -> Any:
+        return self.model.get_submodule(key.rpartition(".")[0])
+
+    def check_target(self, config: PointGstConfig, key: str, base: nn.Module) -> None:
+        if not hasattr(self._block(key), "drop_path2") or not isinstance(base, nn.LayerNorm):
+            raise ValueError(
+                "PointGST reads at the norm before a block's MLP and adds at the block's `drop_path2`; "
+                f"{key!r} ({type(base).__name__}) in {type(self._block(key)).__name__} is no such norm"
+            )
+
+    def wrap(self, config: PointGstConfig, key: str, base: nn.Module) -> AdapterLayer:
+        layer = SpectralLayer(base, self.prefix)
+        layer.connect(self._block(key))
+        present = next((m for m in self.model.modules() if isinstance(m, SpectralLayer)), None)
+        layer.source = present.source if present is not None else self._source()
+        return layer
+
+    def _source(self) -> SpectraSource:
+        backbone = self._backbone()[1]
+        blocks = backbone.blocks
+        return SpectraSource(backbone, list(getattr(blocks, "blocks", None) or blocks.layers))
+
+    def make_adapter(self, config: PointGstConfig, key: str, base: nn.Module, rows: Rows | None) -> Pcsa:
+        channels = features_of(base)[0]
+        assert channels is not None
+        adapter = Pcsa(channels, config.r, config.basis, config.basis_orientation == "vertex", config.scale)
+        if config.init_weights:
+            adapter.start_at_the_base()
+        return adapter
+
+    @staticmethod
+    def _warn_if_larger(config: Any, key: str, adapter: nn.Module, base: nn.Module) -> None:
+        """An adapter is larger than the norm at which it reads, and has nothing to do with its size."""
