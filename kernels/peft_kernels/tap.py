@@ -48,9 +48,8 @@ class TapLayer(FeatureLayer):
         for adapter, scale in self.running:
             assert isinstance(adapter, Tap)
             dtype = next((p.dtype for p in adapter.parameters() if p.dtype.is_floating_point), x.dtype)
-            summand = summand + scale * self.branch(adapter, (x + summand if self.before_norm else x).to(dtype)).to(
-                x.dtype
-            )
+            read = x + summand if self.before_norm else x
+            summand = summand + scale * self.branch(adapter, read.to(dtype)).to(x.dtype)
         self._summand = [summand]
         return self.base_layer(x + summand if self.before_norm else x, *args, **kwargs)
 

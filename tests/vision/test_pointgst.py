@@ -50,7 +50,8 @@ def test_counts_of_the_paper(name: str, classes: int, base: int, trainable: int)
 
 @pytest.mark.parametrize("name", ["point_mae", "point_gpt_s"])
 def test_it_starts_at_the_base(name: str) -> None:
-    torch.testing.assert_close(adapted(name, start=True)(clouds()), tiny(name)(clouds()), rtol=0, atol=0)
+    with torch.no_grad():  # torch's attention takes another path where nothing has a gradient
+        torch.testing.assert_close(adapted(name, start=True)(clouds()), tiny(name)(clouds()), rtol=0, atol=0)
 
 
 def test_a_cloud_is_the_same_alone_and_beside_a_tiny_one() -> None:
@@ -163,7 +164,9 @@ def test_bad_clouds_are_refused(points: Tensor, message: str) -> None:
 def test_a_size_that_does_not_divide_is_refused_before_anything_changes() -> None:
     model = tiny()
     before = [name for name, _ in model.named_modules()]
-    with pytest.raises(ValueError, match="local_size must divide the number of patches, 8; found 3. These do: 2, 4, 8"):
+    with pytest.raises(
+        ValueError, match=r"local_size must divide the number of patches, 8; found 3\. These do: 2, 4, 8"
+    ):
         get_peft_model(model, PointGstConfig(local_size=3))  # type: ignore[arg-type]
     assert [name for name, _ in model.named_modules()] == before
 

@@ -1,4 +1,4 @@
-"""`point_mae_parts`: Point-MAE labelling every point with the part it belongs to (ShapeNetPart, 50 parts of 16 classes).
+"""`point_mae_parts`: Point-MAE labelling every point with its part (ShapeNetPart, 50 parts of 16 classes).
 
 Features behind three blocks are carried from the patches' centres to all points and join what is known of the whole
 cloud and of its class. Nothing here is a class token.

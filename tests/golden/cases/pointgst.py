@@ -154,7 +154,7 @@ def tiny_model(case: Vectors) -> Results:
         )
         seen: dict[str, Any] = {}
         for name, module in (("patches", model.group_divider), ("tokens", model.encoder), ("blocks", model.blocks)):
-            module.register_forward_hook(lambda _, args, out, name=name: seen.__setitem__(name, (args, out)))
+            module.register_forward_hook(lambda _, args, out, n=name, to=seen: to.__setitem__(n, (args, out)))
         attached = _adapted(model, state, options, orientation)
         points = case["input.points"]
         center = model.group_divider(points)[1]

@@ -28,9 +28,10 @@ BRANCHES = ("both", "global", "local")
 class PointGstConfig(MethodConfig):
     """An adapter beside the MLP of every block, ``W_u h(W_d x)``, whose middle works on the cloud's own frequencies.
 
-    With ``s = W_d x + b_d``, ``t`` its rows of point tokens, ``U`` the eigenvectors of the graph Laplacian of the patches'
-    centres and ``φ(z) = SiLU(A LN(z) + a)``: ``h = SiLU(s)``, to which point tokens add ``t + U φ₁(Uᵀ t)`` of the graph
-    of all patches and the same of the graphs of ``local_size`` patches along a z-order curve.
+    With ``s = W_d x + b_d``, ``t`` its rows of point tokens, ``U`` the eigenvectors of the Laplacian of the graph of
+    the patches' centres and ``φ(z) = SiLU(A LN(z) + a)``: ``h = SiLU(s)``, to which point tokens add
+    ``t + U φ₁(Uᵀ t)`` of the graph of all patches, and the same of the graphs of ``local_size`` patches along a z-order
+    curve.
 
     Point-MAE, 15 classes: 354,528 parameters in 12 adapters (2 r C + C + r² + 6 r each), 622,831 with head and tokens.
     Class tokens, their positions and PointGPT's `cls_norm` are trained in full. Nothing merges.
@@ -40,7 +41,7 @@ class PointGstConfig(MethodConfig):
         local_size: patches of a local graph; divides their number.
         branches: ``both``, ``global`` or ``local``.
         basis_orientation: ``spectral`` (the paper: Uᵀ first) or ``vertex`` (the released code: U first).
-        scale_scope: the least distance that scales the weights is that of each ``cloud``, or of the ``batch`` (released).
+        scale_scope: whose least distance scales the weights: each ``cloud``'s, or the ``batch``'s (released).
         laplacian: ``normalized`` or ``combinatorial``.
         eigenvector_sign: ``canonical`` (a function of the cloud) or ``raw`` (as the library gives it; released).
         distance: ``exact``, or ``gemm`` for the rounding errors of the released code.

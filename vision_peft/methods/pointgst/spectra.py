@@ -157,7 +157,7 @@ def bound_spectra(model: nn.Module, spectra: Spectra) -> Iterator[None]:
 def warn_of_expanded() -> None:
     """Say what the released code's distances are worth."""
     warnings.warn(
-        "distance='gemm' takes the smallest distance from rounding errors, as the released code does: results depend on "
-        "device and library. It is for released checkpoints alone",
+        "distance='gemm' takes the smallest distance from rounding errors, as the released code does: results depend "
+        "on device and library. It is for released checkpoints alone",
         stacklevel=4,
     )

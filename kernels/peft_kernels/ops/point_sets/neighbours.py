@@ -1,7 +1,8 @@
 """The nearest points of a cloud to some centres, and the patches they form.
 
 Squared distances come from coordinate differences. `torch.cdist` expands the square as soon as there are more than 25
-points, and rounds small distances to nonsense then: neighbours swap, and a centre may not be its own nearest point. All pairs are never held at once, but blocks of centres that fit the cache.
+points, and rounds small distances to nonsense then: neighbours swap, and a centre may not be its own nearest point. All
+pairs are never held at once, but blocks of centres that fit the cache.
 
 FLOPs: 8 · batch · centres · points, and a partial sort of every row.
 """
