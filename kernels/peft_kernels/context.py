@@ -30,6 +30,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar, cast
 from weakref import WeakSet
 
@@ -39,6 +40,7 @@ from torch.utils.hooks import RemovableHandle
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from peft_kernels.config import nearest
+from peft_kernels.entrances import ENTRANCES, GuardedEntrances
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -142,15 +144,18 @@ class SideInputs:
             f"side input {name!r} is not bound; bound is {', '.join(values) or 'nothing'}{nearest(name, values)}"
         )
 
-    def attach(self, owner: nn.Module, segments: Iterable[nn.Module] = ()) -> list[RemovableHandle]:
-        """Let each call of ``owner`` be one forward pass, and ``segments`` be recomputable; give the hooks' handles.
+    def attach(self, owner: nn.Module, segments: Iterable[nn.Module] = ()) -> list[RemovableHandle | GuardedEntrances]:
+        """Let each call of ``owner`` be one forward pass, and ``segments`` be recomputable; give what takes it off.
 
         Args:
-            owner: the module whose call begins and ends a pass; values `put` meanwhile end with it.
+            owner: the module whose call (or that of its `forward_features`) begins and ends a pass; values `put`
+                meanwhile end with it.
             segments: the modules that gradient checkpointing may call again, such as the blocks.
         """
         entries = [(owner, self._enter_owner), *((segment, self._enter_segment) for segment in segments)]
-        handles = []
+        handles: list[RemovableHandle | GuardedEntrances] = []
+        if any(hasattr(type(owner), name) for name in ENTRANCES):
+            handles.append(GuardedEntrances(owner, partial(self._enter_part, owner)))
         for module, enter in entries:
             handles.append(module.register_forward_pre_hook(enter, with_kwargs=True))
             handles.append(module.register_forward_hook(self._leave, always_call=True))
@@ -200,6 +205,22 @@ class SideInputs:
             return value.view_as(value) if isinstance(value, Tensor) else value
 
         return tuple(map(own, args)), {key: own(value) for key, value in kwargs.items()}
+
+    def _enter_part(self, owner: nn.Module, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Part of the owner's forward pass: a pass of its own where it is called by itself."""
+        if self._inside(owner):
+            return call(*args, **kwargs)
+        own, output = self._enter_owner(owner, args, kwargs), None
+        args, kwargs = own or (args, kwargs)
+        try:
+            output = call(*args, **kwargs)
+            return output
+        finally:
+            self._leave(owner, args, output)
+
+    @_graph_break
+    def _inside(self, module: nn.Module) -> bool:
+        return any(scope.module is module and scope.task == _task() for scope in self._thread.scopes)
 
     @_graph_break
     def _enter_segment(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

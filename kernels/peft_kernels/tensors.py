@@ -8,8 +8,7 @@ owner's class and its parameters stay as they are, and every method of the owner
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
-from functools import partial
+from collections.abc import Callable, Iterable
 from typing import Any, cast
 
 import torch
@@ -17,11 +16,10 @@ from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
 from torch import Tensor, nn
 
 from peft_kernels.calls import flat_name, get_tensor
+from peft_kernels.entrances import GuardedEntrances
 from peft_kernels.reparam import Reparam
 
 CHILD = "adapted_tensors"
-# Parts of timm's forward pass that are also called by themselves.
-_ENTRANCES = ("forward_features", "forward_intermediates", "forward_head")
 
 
 class TrainedTensors(Reparam):
@@ -73,9 +71,7 @@ class OwnedTensors(nn.Module, BaseTunerLayer):
         owner.add_module(CHILD, self)
         owner.register_forward_pre_hook(self._before_forward)
         owner.register_forward_hook(self._after_forward, always_call=True)
-        for name in _ENTRANCES:
-            if hasattr(type(owner), name) and name not in owner.__dict__:
-                owner.__dict__[name] = partial(self._enter, name)
+        self._entrances = GuardedEntrances(owner, self._enter)
         self.register_load_state_dict_post_hook(_refresh_after_load)
 
     @property
@@ -135,12 +131,12 @@ class OwnedTensors(nn.Module, BaseTunerLayer):
     def _after_forward(self, owner: nn.Module, args: Any, result: Any) -> None:
         self.refresh()
 
-    def _enter(self, name: str, *args: Any, **kwargs: Any) -> Any:
+    def _enter(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         owner = self.owner
         before = {n: owner.__dict__[n] for n in self.names() if n in owner.__dict__}
         self.refresh(compute=True)
         try:
-            return getattr(type(owner), name)(owner, *args, **kwargs)
+            return call(*args, **kwargs)
         finally:
             for n in self.names():
                 owner.__dict__.pop(n, None)
@@ -217,9 +213,7 @@ class OwnedTensors(nn.Module, BaseTunerLayer):
         owner = self.owner
         for name in self.names():
             owner.__dict__.pop(name, None)
-        for name in _ENTRANCES:
-            if isinstance(entrance := owner.__dict__.get(name), partial) and entrance.func == self._enter:
-                del owner.__dict__[name]
+        self._entrances.remove()
         for hooks in (owner._forward_pre_hooks, owner._forward_hooks):
             for key in [k for k, hook in hooks.items() if getattr(hook, "__self__", None) is self]:
                 del hooks[key]

@@ -106,7 +106,22 @@ def test_saved_and_loaded_bit_for_bit_after_training(tmp_path: Path) -> None:
 def test_unload_leaves_no_hook() -> None:
     model = adapted().unload()  # type: ignore[operator]
     assert not [m for m in model.modules() if m._forward_hooks or m._forward_pre_hooks]
+    assert "forward_features" not in model.__dict__
     torch.testing.assert_close(model(clouds()), tiny()(clouds()), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", ["point_mae", "point_gpt_s"])
+def test_features_asked_for_by_themselves_are_the_adapted_ones(name: str) -> None:
+    def gradients(forward: Any) -> tuple[Tensor, list[Tensor]]:
+        model = adapted(name)
+        model.get_base_model().set_grad_checkpointing()  # type: ignore[operator]
+        y = forward(model.get_base_model(), clouds())
+        y.square().sum().backward()
+        return y, [p.grad for p in model.parameters() if p.grad is not None]
+
+    whole = gradients(lambda model, x: model(x))
+    parts = gradients(lambda model, x: model.forward_head(model.forward_features(x)))
+    torch.testing.assert_close(parts, whole)
 
 
 def test_merging_is_refused() -> None:
