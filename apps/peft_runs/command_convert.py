@@ -3,6 +3,7 @@
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -11,6 +12,9 @@ from peft_runs.errors import RunError, UsageError
 from peft_runs.families import Family
 from peft_runs.merging import check_out
 from peft_runs.whole_file import whole_file
+
+# Under which names checkpoints of training keep the weights, beside the optimiser's state and figures.
+_WEIGHTS = ("base_model", "state_dict", "model", "model_state_dict")
 
 
 def run(family: Family, words: list[str]) -> None:
@@ -38,10 +42,20 @@ def run(family: Family, words: list[str]) -> None:
     except Exception as error:  # an unpickler fails in any way it likes on a file made to harm
         reason = str(error).strip().splitlines()[0]
         raise RunError(f"{options.file} cannot be read as tensors alone: {reason}") from None
+    tensors = _weights(tensors)
     if not isinstance(tensors, dict) or not all(
         isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in tensors.items()
     ):
-        raise RunError(f"{options.file} must hold tensors by name; found {type(tensors).__name__} of other things")
+        raise RunError(
+            f"{options.file} must hold tensors by name, alone or under one of {', '.join(_WEIGHTS)}; "
+            f"found {type(tensors).__name__} of other things"
+        )
     with whole_file(options.out) as aside:
         save_file({key: tensor.clone().contiguous() for key, tensor in tensors.items()}, aside, {"format": "pt"})
     print(f"wrote {options.out} ({len(tensors)} tensors)")
+
+
+def _weights(found: Any) -> Any:
+    """The weights of a checkpoint of training; anything else as it is."""
+    inner = [found[name] for name in _WEIGHTS if isinstance(found, dict) and isinstance(found.get(name), dict)]
+    return inner[0] if inner else found

@@ -118,12 +118,14 @@ def test_convert_reads_tensors_alone(
     tensors = {"a": torch.arange(4.0), "b": torch.ones(2, 3).T}
     torch.save(tensors, tmp_path / "good.bin")
     torch.save({"a": "text"}, tmp_path / "text.bin")
+    torch.save({"base_model": tensors, "epoch": 3, "metrics": {"acc": 0.5}}, tmp_path / "training.pth")
     torch.save(Harm(), tmp_path / "harm.bin")
-    code, said, warned = here(capsys, "convert", tmp_path / "good.bin", "--out", tmp_path / "good.safetensors")
-    assert (code, "2 tensors" in said, "no sandbox" in warned) == (0, True, True)
-    written = load_file(tmp_path / "good.safetensors")
-    assert written.keys() == tensors.keys()
-    assert all(torch.equal(written[key], tensors[key]) for key in tensors)
+    for name in ("good.bin", "training.pth"):
+        code, said, warned = here(capsys, "convert", tmp_path / name, "--out", tmp_path / f"{name}.safetensors")
+        assert (code, "2 tensors" in said, "no sandbox" in warned) == (0, True, True)
+        written = load_file(tmp_path / f"{name}.safetensors")
+        assert written.keys() == tensors.keys()
+        assert all(torch.equal(written[key], tensors[key]) for key in tensors)
     for name, expected, part in (
         ("text.bin", 1, "must hold tensors by name"),
         ("harm.bin", 1, "cannot be read as tensors alone"),
