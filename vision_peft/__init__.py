@@ -29,8 +29,10 @@ from vision_peft.methods import (
     cloud_spectra,
     fill,
     fold_scaling,
+    load_pointgst,
     spt_config,
 )
+from vision_peft.models import load_point_checkpoint
 
 __all__ = [
     "AdapterError",
@@ -54,6 +56,8 @@ __all__ = [
     "fold_scaling",
     "hotswap_adapter",
     "load_adapter",
+    "load_point_checkpoint",
+    "load_pointgst",
     "models",
     "sensitivity",
     "spt_config",

@@ -7,12 +7,14 @@ from vision_peft.models.fdconv import (
     fdconv_resnet101,
     fdconv_swin_tiny,
 )
+from vision_peft.models.point_checkpoints import LoadReport, load_point_checkpoint
 from vision_peft.models.point_gpt import PointGpt, point_gpt_b, point_gpt_l, point_gpt_s
 from vision_peft.models.point_parts import PointParts, point_mae_parts
-from vision_peft.models.point_transformer import PointTransformer, point_act, point_mae, point_recon
+from vision_peft.models.point_transformer import PointTransformer, point_act, point_bert, point_mae, point_recon
 from vision_peft.models.vit_mini import vit_mini
 
 __all__ = [
+    "LoadReport",
     "PointGpt",
     "PointParts",
     "PointTransformer",
@@ -21,7 +23,9 @@ __all__ = [
     "fdconv_resnet50",
     "fdconv_resnet101",
     "fdconv_swin_tiny",
+    "load_point_checkpoint",
     "point_act",
+    "point_bert",
     "point_gpt_b",
     "point_gpt_l",
     "point_gpt_s",

@@ -10,14 +10,14 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from timm.models import build_model_with_cfg, register_model
+from timm.models import register_model
 from timm.models._registry import generate_default_cfgs
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from peft_kernels.ops.point_sets.farthest import ORIGIN_THRESHOLD
+from vision_peft.models.point_model import PointModel, build_point_model, classified, point_cfg, point_head, start
 from vision_peft.models.point_patches import Grouping, PatchEncoder, sine_positions
-from vision_peft.models.point_transformer import NOT_POINTS, classified, point_cfg, point_head, start
 
 
 class CausalBlock(nn.Module):
@@ -62,7 +62,7 @@ class Extractor(nn.Module):
         return self.cls_norm(self.ln_f(x))
 
 
-class PointGpt(nn.Module):
+class PointGpt(PointModel):
     """The classifier.
 
     Args:
@@ -75,6 +75,9 @@ class PointGpt(nn.Module):
         widths: of the patch encoder's first stage.
         origin_threshold: squared norm up to which a point is no centre.
     """
+
+    head_names = ("blocks.cls_head_finetune",)
+    fresh_names = ("cls_token", "cls_pos", "blocks.cls_norm", "blocks.increase_dim", "norm.")
 
     def __init__(
         self,
@@ -154,7 +157,7 @@ default_cfgs = generate_default_cfgs(
 
 def _classifier(variant: str, pretrained: bool, kwargs: dict[str, Any]) -> PointGpt:
     settings = {**_SIZES[variant], **kwargs}
-    return build_model_with_cfg(PointGpt, variant, pretrained, kwargs_filter=NOT_POINTS, **settings)
+    return build_point_model(PointGpt, variant, pretrained, **settings)
 
 
 @register_model

@@ -9,14 +9,17 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from timm.models import build_model_with_cfg, register_model
+from timm.models import register_model
 from timm.models._registry import generate_default_cfgs
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from peft_kernels.ops.point_sets import interpolate_features
+from vision_peft.models.point_model import build_point_model, point_cfg, start
 from vision_peft.models.point_patches import on_rows
-from vision_peft.models.point_transformer import NOT_POINTS, PointBackbone, point_cfg, start
+from vision_peft.models.point_transformer import PointBackbone
+
+HEAD = ("label_conv", "propagation_0", "convs1", "bns1", "convs2", "bns2", "convs3")
 
 
 class FeaturePropagation(nn.Module):
@@ -52,6 +55,8 @@ class PointParts(PointBackbone):
         **settings: those of `PointBackbone`.
     """
 
+    head_names, fresh_names = HEAD, HEAD
+
     def __init__(
         self, num_classes: int = 50, num_categories: int = 16, levels: tuple[int, ...] = (3, 7, 11), **settings: Any
     ) -> None:
@@ -70,8 +75,8 @@ class PointParts(PointBackbone):
 
     def forward(self, points: Tensor, categories: Tensor) -> Tensor:
         """Logits ``[B, N, parts]`` of clouds ``[B, N, 3]`` of the given classes ``[B]``."""
-        patches, centers = self.group_divider(points)
-        found = self.blocks.outputs(self.encoder(patches), self.pos_embed(centers))
+        tokens, pos, centers = self.patches(points)
+        found = self.blocks.outputs(tokens, pos)
         tokens = torch.cat([self.norm(found[i]) for i in self.levels], -1)
         label = F.one_hot(categories.flatten(), self.num_categories).to(tokens.dtype)
         for layer in self.label_conv:
@@ -84,11 +89,10 @@ class PointParts(PointBackbone):
         return on_rows(self.convs3, x).view(*points.shape[:2], -1)
 
 
-HEAD = ("label_conv", "propagation_0", "convs1", "bns1", "convs2", "bns2", "convs3")
 default_cfgs = generate_default_cfgs({"point_mae_parts.untrained": point_cfg(num_classes=50, classifier=HEAD)})
 
 
 @register_model
 def point_mae_parts(pretrained: bool = False, **kwargs: Any) -> PointParts:
     """Point-MAE with its head for parts: 27,063,730 parameters, 5,238,706 of them in the head."""
-    return build_model_with_cfg(PointParts, "point_mae_parts", pretrained, kwargs_filter=NOT_POINTS, **kwargs)
+    return build_point_model(PointParts, "point_mae_parts", pretrained, **kwargs)

@@ -6,7 +6,8 @@ timm attend over them, the embedded position *added again before every block*:
     x ← block(x + pos),    logits = head([x_cls ‖ max x_points])
 
 Point-MAE (Pang et al., ECCV 2022, 2203.06604), ACT (Dong et al., ICLR 2023, 2212.08320), ReCon (Qi et al., ICML 2023,
-2302.02318) differ in their weights alone. `point_mae_parts` labels every point (ShapeNetPart) instead of the cloud.
+2302.02318) differ in their weights alone, Point-BERT (Yu et al., CVPR 2022, 2111.14819) in a narrower patch encoder
+and a head of two layers. `point_mae_parts` labels every point (ShapeNetPart) instead of the cloud.
 """
 
 from __future__ import annotations
@@ -15,13 +16,14 @@ from functools import partial
 from typing import Any
 
 import torch
-from timm.models import build_model_with_cfg, register_model
+from timm.models import register_model
 from timm.models._registry import generate_default_cfgs
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from peft_kernels.ops.point_sets.farthest import ORIGIN_THRESHOLD
+from vision_peft.models.point_model import PointModel, build_point_model, classified, point_cfg, point_head, start
 from vision_peft.models.point_patches import Grouping, PatchEncoder
 
 
@@ -58,7 +60,7 @@ class PointBlocks(nn.Module):
         return found
 
 
-class PointBackbone(nn.Module):
+class PointBackbone(PointModel):
     """What all models here share: patches, tokens, positions, blocks and the last norm.
 
     Args:
@@ -70,6 +72,7 @@ class PointBackbone(nn.Module):
         mlp_ratio: width of a block's MLP over C.
         drop_path_rate: of the last block; it grows linearly from 0.
         origin_threshold: squared norm up to which a point is no centre.
+        encoder_dim: width of the patch encoder where a linear map then makes it C (Point-BERT).
     """
 
     def __init__(
@@ -82,14 +85,21 @@ class PointBackbone(nn.Module):
         mlp_ratio: float = 4.0,
         drop_path_rate: float = 0.1,
         origin_threshold: float | None = ORIGIN_THRESHOLD,
+        encoder_dim: int | None = None,
     ) -> None:
         super().__init__()
         self.embed_dim = self.num_features = self.head_hidden_size = embed_dim
         self.group_divider = Grouping(num_groups, group_size, origin_threshold)
-        self.encoder = PatchEncoder(embed_dim)
+        self.encoder = PatchEncoder(encoder_dim or embed_dim)
+        self.reduce_dim = nn.Linear(encoder_dim, embed_dim) if encoder_dim else nn.Identity()
         self.pos_embed = nn.Sequential(nn.Linear(3, 128), nn.GELU(), nn.Linear(128, embed_dim))
         self.blocks = PointBlocks(embed_dim, depth, num_heads, mlp_ratio, drop_path_rate)
         self.norm = nn.LayerNorm(embed_dim)
+
+    def patches(self, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Tokens and positions ``[B, G, C]`` of the patches of clouds ``[B, N, 3]``, and the patches' centres."""
+        patches, centers = self.group_divider(points)
+        return self.reduce_dim(self.encoder(patches)), self.pos_embed(centers), centers
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Compute every block again in the backward pass instead of keeping what is in it."""
@@ -98,7 +108,7 @@ class PointBackbone(nn.Module):
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """timm's groups of layers: what comes before the blocks, and each block."""
         return {
-            "stem": r"^cls_token|^cls_pos|^encoder|^pos_embed",
+            "stem": r"^cls_token|^cls_pos|^encoder|^reduce_dim|^pos_embed",
             "blocks": r"^blocks\.blocks" if coarse else [(r"^blocks\.blocks\.(\d+)", None), (r"^norm", (99999,))],
         }
 
@@ -108,15 +118,16 @@ class PointTransformer(PointBackbone):
 
     Args:
         num_classes: 0 leaves out the head: the model then gives the pooled features.
+        short_head: Point-BERT's head, of two layers without batch norms.
         **settings: those of `PointBackbone`.
     """
 
-    def __init__(self, num_classes: int = 15, **settings: Any) -> None:
+    def __init__(self, num_classes: int = 15, short_head: bool = False, **settings: Any) -> None:
         super().__init__(**settings)
-        self.num_classes = num_classes
+        self.num_classes, self.short_head = num_classes, short_head
         self.cls_token = nn.Parameter(torch.empty(1, 1, self.embed_dim))
         self.cls_pos = nn.Parameter(torch.empty(1, 1, self.embed_dim))
-        self.cls_head_finetune = point_head(2 * self.embed_dim, num_classes)
+        self.cls_head_finetune = point_head(2 * self.embed_dim, num_classes, short_head)
         start(self)
 
     def no_weight_decay(self) -> set[str]:
@@ -130,13 +141,12 @@ class PointTransformer(PointBackbone):
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """A new head for so many classes."""
         self.num_classes = num_classes
-        self.cls_head_finetune = point_head(2 * self.embed_dim, num_classes).to(self.cls_token)
+        self.cls_head_finetune = point_head(2 * self.embed_dim, num_classes, self.short_head).to(self.cls_token)
         start(self.cls_head_finetune)
 
     def embed(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens and positions ``[B, 1 + G, C]``, the class token first."""
-        patches, centers = self.group_divider(points)
-        tokens, pos = self.encoder(patches), self.pos_embed(centers)
+        tokens, pos, _ = self.patches(points)
         first = (part.expand(len(points), -1, -1) for part in (self.cls_token, self.cls_pos))
         return tuple(torch.cat(pair, 1) for pair in zip(first, (tokens, pos), strict=True))  # type: ignore[return-value]
 
@@ -160,62 +170,13 @@ class PointTransformer(PointBackbone):
         return self.forward_head(self.forward_features(points))
 
 
-def point_head(features: int, num_classes: int) -> nn.Module:
-    """The three-layer classifier of all these models; for 0 classes, none."""
-    if not num_classes:
-        return nn.Identity()
-    layers: list[nn.Module] = []
-    for width in (features, 256):
-        layers += [nn.Linear(width, 256), nn.BatchNorm1d(256), nn.ReLU(), nn.Dropout(0.5)]
-    return nn.Sequential(*layers, nn.Linear(256, num_classes))
-
-
-def classified(head: nn.Module, pooled: Tensor) -> Tensor:
-    """Logits of pooled features.
-
-    Raises:
-        ValueError: one cloud in training, whose batch norms need two.
-    """
-    if len(pooled) == 1 and any(m.training for m in head.modules() if isinstance(m, nn.BatchNorm1d)):
-        raise ValueError("the head's batch norms need at least two clouds in training; found one: call `model.eval()`")
-    return head(pooled)
-
-
-@torch.no_grad()
-def start(module: nn.Module) -> None:
-    """Start from scratch: truncated normal 0.02 for weights and tokens, zero for biases."""
-    for part in module.modules():
-        if isinstance(part, (nn.Linear, nn.Conv1d)):
-            nn.init.trunc_normal_(part.weight, std=0.02)
-            if part.bias is not None:
-                nn.init.zeros_(part.bias)
-    for name, parameter in module.named_parameters(recurse=False):
-        if name.startswith(("cls_", "sos")):
-            nn.init.trunc_normal_(parameter, std=0.02)
-
-
-def point_cfg(**values: Any) -> dict[str, Any]:
-    """timm's description of a point model."""
-    return {
-        "num_classes": 15,
-        "input_size": (1, 2048, 3),  # timm wants three sizes
-        "pool_size": None,
-        "mean": (0.0, 0.0, 0.0),
-        "std": (1.0, 1.0, 1.0),
-        "first_conv": "encoder.first_conv.0",
-        "classifier": "cls_head_finetune",
-        **values,
-    }
-
-
-NOT_POINTS = ("in_chans", "global_pool")  # what timm hands to models of pictures
 default_cfgs = generate_default_cfgs(
-    {name: point_cfg() for name in ("point_mae.untrained", "point_act.untrained", "point_recon.untrained")}
+    {f"{name}.untrained": point_cfg() for name in ("point_mae", "point_act", "point_recon", "point_bert")}
 )
 
 
 def _classifier(variant: str, pretrained: bool, kwargs: dict[str, Any]) -> PointTransformer:
-    return build_model_with_cfg(PointTransformer, variant, pretrained, kwargs_filter=NOT_POINTS, **kwargs)
+    return build_point_model(PointTransformer, variant, pretrained, **kwargs)
 
 
 @register_model
@@ -234,3 +195,9 @@ def point_act(pretrained: bool = False, **kwargs: Any) -> PointTransformer:
 def point_recon(pretrained: bool = False, **kwargs: Any) -> PointTransformer:
     """ReCon's point encoder: Point-MAE's architecture."""
     return _classifier("point_recon", pretrained, kwargs)
+
+
+@register_model
+def point_bert(pretrained: bool = False, **kwargs: Any) -> PointTransformer:
+    """Point-BERT: a patch encoder of width 256, a linear map to Point-MAE's blocks, a head of two layers."""
+    return _classifier("point_bert", pretrained, {"encoder_dim": 256, "short_head": True, **kwargs})
