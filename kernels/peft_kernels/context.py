@@ -45,7 +45,7 @@ from peft_kernels.entrances import ENTRANCES, GuardedEntrances
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
-def _graph_break(function: _Function) -> _Function:
+def graph_break(function: _Function) -> _Function:
     """Run ``function`` as it is under ``torch.compile``: which thread and which backward pass it runs in matters."""
     return cast(_Function, torch.compiler.disable(function))
 
@@ -125,7 +125,7 @@ class SideInputs:
             raise LookupError(f"side input {name!r} has no forward pass to belong to: put it inside `bind` or an owner")
         scope.frame = _Frame({**self._values(), name: value})
 
-    @_graph_break
+    @graph_break
     def get(self, name: str) -> Any:
         """The value bound to ``name`` in the forward pass that is running or being recomputed.
 
@@ -193,7 +193,7 @@ class SideInputs:
                 return scope
         return None
 
-    @_graph_break
+    @graph_break
     def _enter_owner(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         scope = self._open(module)
         scope.frame = scope.began or _Frame({})
@@ -218,11 +218,11 @@ class SideInputs:
         finally:
             self._leave(owner, args, output)
 
-    @_graph_break
+    @graph_break
     def _inside(self, module: nn.Module) -> bool:
         return any(scope.module is module and scope.task == _task() for scope in self._thread.scopes)
 
-    @_graph_break
+    @graph_break
     def _enter_segment(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         scope = self._open(module)
         inputs = _tensors((*args, *kwargs.values()))
@@ -231,7 +231,7 @@ class SideInputs:
         elif scope.task != _OUTSIDE:
             scope.began = scope.frame = self._recall(inputs)
 
-    @_graph_break
+    @graph_break
     def _leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         scope = self._close(module)
         if scope is None or scope.began is None:

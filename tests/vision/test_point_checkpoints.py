@@ -82,7 +82,7 @@ def test_fine_tuned(wrapper: str) -> None:
 def test_a_head_of_other_classes_is_dropped_as_a_whole() -> None:
     model = tiny()
     model.reset_classifier(7)  # type: ignore[operator]
-    report = vp.load_point_checkpoint(model, other().state_dict())  # type: ignore[arg-type]
+    report = vp.load_point_checkpoint(model, other().state_dict())
     assert report.fresh == report.dropped
     assert all(name.startswith("cls_head_finetune.") for name in report.fresh)
 
@@ -90,7 +90,7 @@ def test_a_head_of_other_classes_is_dropped_as_a_whole() -> None:
 def test_timm_loads_a_file(tmp_path: Path) -> None:
     save_file(pretrained("point_mae", "MAE_encoder."), tmp_path / "pretrain.safetensors")
     overlay = {"file": str(tmp_path / "pretrain.safetensors")}
-    model = timm.create_model("point_mae", pretrained=True, pretrained_cfg_overlay=overlay, num_classes=3, **SIZE)
+    model: Any = timm.create_model("point_mae", pretrained=True, pretrained_cfg_overlay=overlay, num_classes=3, **SIZE)
     torch.testing.assert_close(model.norm.weight, other().norm.weight, rtol=0, atol=0)
 
 
@@ -117,7 +117,7 @@ def test_refused_with_the_model_as_it_was(damage: str) -> None:
     model = tiny()
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
     with pytest.raises(DataError, match=message):
-        vp.load_point_checkpoint(model, change(state))  # type: ignore[arg-type]
+        vp.load_point_checkpoint(model, change(state))
     for key, tensor in model.state_dict().items():
         torch.testing.assert_close(tensor, before[key], rtol=0, atol=0)
 
@@ -125,7 +125,7 @@ def test_refused_with_the_model_as_it_was(damage: str) -> None:
 def test_pickles_are_refused(tmp_path: Path) -> None:
     torch.save({"base_model": {}}, tmp_path / "pretrain.pth")
     with pytest.raises(AdapterError, match=r"is a pickle.*convert"):
-        vp.load_point_checkpoint(tiny(), tmp_path / "pretrain.pth")  # type: ignore[arg-type]
+        vp.load_point_checkpoint(tiny(), tmp_path / "pretrain.pth")
 
 
 # --- the authors' PointGST ------------------------------------------------------------------------------------------
@@ -134,8 +134,8 @@ def released(name: str = "point_mae") -> tuple[nn.Module, State]:
     fields = {"basis_orientation": "vertex", "scale_scope": "batch", "eigenvector_sign": "raw", "distance": "gemm"}
     torch.manual_seed(3)
     with pytest.warns(UserWarning, match="rounding errors"):
-        config = vp.PointGstConfig(r=4, local_size=4, init_weights=False, **fields)  # type: ignore[arg-type]
-    model = get_peft_model(other(name), config).eval()  # type: ignore[arg-type]
+        config = vp.PointGstConfig(r=4, local_size=4, init_weights=False, **fields)
+    model = get_peft_model(other(name), config).eval()
     base: Any = model.get_base_model()
     state = {**other(name).state_dict(), "cls_token": base.cls_token.detach(), "cls_pos": base.cls_pos.detach()}
     for key, tensor in model.named_parameters():
@@ -151,7 +151,7 @@ def test_released_adapters(name: str, tmp_path: Path) -> None:
     model, state = released(name)
     file = tmp_path / "released.safetensors"
     save_file({f"module.{key}": tensor.contiguous() for key, tensor in state.items()}, file)
-    loaded = vp.load_pointgst(tiny(name), file, local_size=4).eval()  # type: ignore[arg-type]
+    loaded = vp.load_pointgst(tiny(name), file, local_size=4).eval()
     torch.testing.assert_close(loaded(clouds()), model(clouds()), rtol=0, atol=0)
 
 
@@ -178,5 +178,5 @@ def test_damaged_releases_are_refused(change: Callable[[State], State], message:
     model = tiny()
     before = [name for name, _ in model.named_modules()]
     with pytest.raises(DataError, match=message):
-        vp.load_pointgst(model, tmp_path / "released.safetensors", local_size=4)  # type: ignore[arg-type]
+        vp.load_pointgst(model, tmp_path / "released.safetensors", local_size=4)
     assert [name for name, _ in model.named_modules()] == before

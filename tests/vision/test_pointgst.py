@@ -9,8 +9,9 @@ import pytest
 import timm
 import torch
 from peft import PeftModel, get_peft_model
-from torch import Tensor, nn
+from torch import Tensor
 
+from peft_kernels.registry import methods
 from vision_peft import PointGstConfig, bound_spectra, cloud_spectra
 from vision_peft.methods.pointgst.spectra import Basis
 
@@ -28,7 +29,7 @@ def clouds(count: int = 3, points: int = 40, seed: int = 0) -> Tensor:
     return torch.rand(count, points, 3, generator=torch.Generator().manual_seed(seed)) * 2 - 1
 
 
-def tiny(name: str = "point_mae") -> nn.Module:
+def tiny(name: str = "point_mae") -> Any:
     torch.manual_seed(1)
     return timm.create_model(name, **TINY).eval()
 
@@ -98,7 +99,7 @@ def test_saved_and_loaded_bit_for_bit_after_training(tmp_path: Path) -> None:
     model(x).square().sum().backward()
     optimizer.step()
     expected = model.eval()(x)
-    model.save_pretrained(tmp_path)
+    model.save_pretrained(str(tmp_path))
     loaded = PeftModel.from_pretrained(tiny(), tmp_path).eval()
     torch.testing.assert_close(loaded(x), expected, rtol=0, atol=0)
 
@@ -122,6 +123,33 @@ def test_features_asked_for_by_themselves_are_the_adapted_ones(name: str) -> Non
     whole = gradients(lambda model, x: model(x))
     parts = gradients(lambda model, x: model.forward_head(model.forward_features(x)))
     torch.testing.assert_close(parts, whole)
+
+
+def parts() -> Any:
+    torch.manual_seed(1)
+    return timm.create_model("point_mae_parts", **{**TINY, "num_classes": 50}, levels=(0, 1)).eval()
+
+
+def test_parts_are_labelled_and_all_that_is_trained_gets_a_gradient() -> None:
+    x, categories = clouds(), torch.tensor([0, 5, 15])
+    model = get_peft_model(parts(), PointGstConfig(r=4, local_size=4))  # type: ignore[arg-type]
+    torch.testing.assert_close(model.eval()(x, categories), parts()(x, categories), rtol=1e-5, atol=1e-6)
+    model = get_peft_model(parts(), PointGstConfig(r=4, local_size=4, init_weights=False)).train()  # type: ignore[arg-type]
+    model(x, categories).square().sum().backward()
+    idle = [name for name, p in model.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
+    assert not idle
+
+
+@pytest.mark.parametrize("method", ["full", "bitfit", "ssf", "lora", "snell", "adapter_plus"])
+def test_other_methods_adapt_points_too(method: str) -> None:
+    known = methods()[method]
+    fields = {"ssf": {"init_std": 0.0}, "snell": {"init": "identity"}, "adapter_plus": {"init": "lora"}}.get(method, {})
+    model = known.attach(tiny(), **fields).eval()
+    torch.testing.assert_close(model(clouds()), tiny()(clouds()), rtol=1e-4, atol=1e-5)
+    moved = {"init_lora_weights" if method == "lora" else "init_weights": False}
+    model = known.attach(tiny(), **moved).train()
+    model(clouds()).square().sum().backward()
+    assert not [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
 
 
 def test_merging_is_refused() -> None:

@@ -24,6 +24,7 @@ class PointModel(nn.Module):
 
     head_names: ClassVar[tuple[str, ...]] = ("cls_head_finetune",)
     fresh_names: ClassVar[tuple[str, ...]] = ("cls_token", "cls_pos")
+    embed_dim: int
 
 
 def point_head(features: int, num_classes: int, short: bool = False) -> nn.Module:

@@ -78,10 +78,8 @@ class PointParts(PointBackbone):
         tokens, pos, centers = self.patches(points)
         found = self.blocks.outputs(tokens, pos)
         tokens = torch.cat([self.norm(found[i]) for i in self.levels], -1)
-        label = F.one_hot(categories.flatten(), self.num_categories).to(tokens.dtype)
-        for layer in self.label_conv:
-            label = on_rows(layer, label)
-        whole = torch.cat([tokens.amax(1), tokens.mean(1), label], -1)
+        label = self.label_conv(F.one_hot(categories.flatten(), self.num_categories)[..., None].to(tokens.dtype))
+        whole = torch.cat([tokens.amax(1), tokens.mean(1), label.squeeze(-1)], -1)
         each = self.propagation_0(points, centers, points, tokens)
         x = torch.cat([each, whole[:, None].expand(-1, points.shape[1], -1)], -1).flatten(0, 1)
         x = self.dp1(F.relu(self.bns1(on_rows(self.convs1, x))))

@@ -75,20 +75,26 @@ class PatchEncoder(nn.Module):
         for layer in self.first_conv:
             x = on_rows(layer, x)
         mix, *rest = self.second_conv
-        weight = mix.weight.squeeze(-1)  # type: ignore[union-attr]
-        of_max, of_point = weight.chunk(2, 1)
-        whole = F.linear(x.view(-1, size, x.shape[-1]).amax(1), of_max, mix.bias)  # type: ignore[arg-type]
-        x = (F.linear(x, of_point).view(-1, size, len(weight)) + whole[:, None]).flatten(0, 1)
+        x = x.view(-1, size, x.shape[-1])
+        whole = x.amax(1)
+        if isinstance(mix, nn.Conv1d):
+            of_max, of_point = mix.weight.squeeze(-1).chunk(2, 1)
+            x = (F.linear(x, of_point) + F.linear(whole, of_max, mix.bias)[:, None]).flatten(0, 1)
+        else:  # adapted: what it does to its input is its own affair
+            x = on_rows(mix, torch.cat([whole[:, None].expand_as(x), x], -1).flatten(0, 1))
         for layer in rest:
             x = on_rows(layer, x)
         return x.view(batch * groups, size, -1).amax(1).view(batch, groups, -1)
 
 
 def on_rows(layer: nn.Module, x: Tensor) -> Tensor:
-    """``layer`` on points as rows ``[R, C]``."""
+    """``layer`` on points as rows ``[R, C]``; an adapted convolution is called as one, ``[1, C, R]``."""
     if isinstance(layer, nn.Conv1d):
         return F.linear(x, layer.weight.squeeze(-1), layer.bias)
-    return layer(x)
+    inner = layer
+    while (deeper := getattr(inner, "base_layer", getattr(inner, "original_module", None))) is not None:
+        inner = deeper
+    return layer(x.mT[None])[0].mT if isinstance(inner, nn.Conv1d) else layer(x)
 
 
 def sine_positions(centers: Tensor, dim: int) -> Tensor:

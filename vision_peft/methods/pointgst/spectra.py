@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from peft_kernels.context import SideInputs
+from peft_kernels.context import SideInputs, graph_break
 from peft_kernels.ops.graph_basis import graph_basis
 from peft_kernels.ops.graph_fourier import Spectra
 from peft_kernels.ops.point_sets import gathered, inverse_order, z_order
@@ -107,7 +107,7 @@ class SpectraSource:
         self.handles = self.side.attach(backbone, segments=blocks)
         self.handles.append(backbone.group_divider.register_forward_hook(self._read))
 
-    @torch.compiler.disable
+    @graph_break
     def _read(self, module: nn.Module, args: Any, output: tuple[Tensor, Tensor]) -> None:
         try:
             given = self.side.get(_GIVEN)
