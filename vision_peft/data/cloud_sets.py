@@ -1,0 +1,129 @@
+"""Data sets of clouds as they are distributed: ScanObjectNN, ModelNet40, and folders of class folders.
+
+ScanObjectNN (Uy et al., ICCV 2019) is used as stored; all others are centred on the mean and scaled into the unit
+sphere.
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from peft_kernels.data_errors import DataError, unknown
+from vision_peft.data.cloud_files import ENDINGS, checked, read_cloud
+from vision_peft.data.folder import ClassFolders
+from vision_peft.data.shapes.changes import normalised
+
+SCANOBJECTNN = {
+    "obj_bg": ("main_split", "_objectdataset.h5"),
+    "obj_only": ("main_split_nobg", "_objectdataset.h5"),
+    "pb_t50_rs": ("main_split", "_objectdataset_augmentedrot_scale75.h5"),
+}
+_SCAN_CLASSES = (
+    *("bag", "bin", "box", "cabinet", "chair", "desk", "display", "door"),
+    *("shelf", "table", "bed", "pillow", "sink", "sofa", "toilet"),
+)
+_PARTS = {"train": "training", "test": "test"}
+
+
+class FolderClouds(ClassFolders):
+    """Clouds and meshes in class folders."""
+
+    endings = ENDINGS
+    example = f"clouds in class folders (<class>/<cloud> of {', '.join(sorted(ENDINGS))})"
+
+    def cloud(self, index: int) -> np.ndarray:
+        """The cloud ``[N, 3]``, float32, in the unit sphere.
+
+        Raises:
+            DataError: it cannot be read; the message names the file.
+        """
+        name = str(self.names[index])
+        return normalised(read_cloud(self.root / name, lambda: self.archive.read(name)))
+
+
+class ScanObjectNN:
+    """One part of a variant of ScanObjectNN: ``obj_bg``, ``obj_only`` or ``pb_t50_rs``.
+
+    Raises:
+        UnknownNameError: no such variant or part.
+        DataError: the file is missing or is not what it should be.
+    """
+
+    def __init__(self, variant: str, root: Path, split: str) -> None:
+        if variant not in SCANOBJECTNN:
+            raise unknown("variant of ScanObjectNN", variant, SCANOBJECTNN)
+        if split not in _PARTS:
+            raise unknown("part of ScanObjectNN", split, _PARTS)
+        folder, ending = SCANOBJECTNN[variant]
+        name = Path(folder) / f"{_PARTS[split]}{ending}"
+        places = [root / name, root / "h5_files" / name]
+        self.path = next((place for place in places if place.is_file()), None)
+        if self.path is None:
+            raise DataError(f"ScanObjectNN is not there: looked for {', '.join(map(str, places))}")
+        data, labels = _h5(self.path)
+        if data.ndim != 3 or data.shape[-1] != 3 or labels.shape != data.shape[:1]:
+            found = f"{list(data.shape)}, {list(labels.shape)}"
+            raise DataError(f"{self.path}: expected data [n, points, 3] and label [n]; found {found}")
+        if len(labels) and not 0 <= labels.min() <= labels.max() < len(_SCAN_CLASSES):
+            raise DataError(f"{self.path}: ScanObjectNN has the labels 0 to 14, found {labels.min()} to {labels.max()}")
+        self.data, self.labels, self.classes = data, labels.astype(np.int64), list(_SCAN_CLASSES)
+
+    def cloud(self, index: int) -> np.ndarray:
+        """The cloud ``[2048, 3]``, float32, as stored."""
+        return checked(self.data[index], f"{self.path}, cloud {index}").astype(np.float32)
+
+
+class ModelNet40:
+    """One part of ModelNet40 as text files of 10,000 points (``modelnet40_normal_resampled``).
+
+    Raises:
+        UnknownNameError: no such part.
+        DataError: a list is missing or names a class that is not listed.
+    """
+
+    def __init__(self, root: Path, split: str) -> None:
+        if split not in _PARTS:
+            raise unknown("part of ModelNet40", split, _PARTS)
+        inner = root / "modelnet40_normal_resampled"
+        self.root = inner if inner.is_dir() else root
+        self.classes = _lines(self.root / "modelnet40_shape_names.txt")
+        self.names = _lines(self.root / f"modelnet40_{split}.txt")
+        number = {name: index for index, name in enumerate(self.classes)}
+        for name in self.names:
+            if name.rpartition("_")[0] not in number:
+                raise DataError(f"modelnet40_{split}.txt: {name!r} is of no class in modelnet40_shape_names.txt")
+        self.labels = np.array([number[name.rpartition("_")[0]] for name in self.names], dtype=np.int64)
+
+    def cloud(self, index: int) -> np.ndarray:
+        """The cloud ``[10000, 3]``, float32, in the unit sphere; normals are left.
+
+        Raises:
+            DataError: its file is missing or damaged.
+        """
+        name = self.names[index]
+        path = self.root / name.rpartition("_")[0] / f"{name}.txt"
+        if not path.is_file():
+            raise DataError(f"ModelNet40: {path} is missing")
+        return normalised(read_cloud(path, path.read_bytes))
+
+
+def _lines(path: Path) -> list[str]:
+    if not path.is_file():
+        raise DataError(f"ModelNet40 is not there: {path} is missing")
+    return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+def _h5(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    try:
+        h5py: Any = importlib.import_module("h5py")
+    except ImportError:
+        raise DataError(f"{path} is read with h5py, which is not installed: pip install h5py") from None
+    try:
+        with h5py.File(path, "r") as file:
+            return np.asarray(file["data"]), np.asarray(file["label"]).squeeze()
+    except (OSError, KeyError) as error:
+        raise DataError(f"{path} is no readable HDF5 file with data and label: {error}") from None
