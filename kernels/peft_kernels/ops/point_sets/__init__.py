@@ -1,11 +1,13 @@
-"""Operations on sets of points in space: sampling, neighbours, interpolation and orders."""
+"""Operations on sets of points in space: sampling, neighbours, interpolation, orders and distances."""
 
+from .chamfer import chamfer_distance
 from .farthest import farthest_points, farthest_points_reference
 from .interpolation import interpolate_features
 from .neighbours import gathered, grouped, nearest_neighbours, nearest_neighbours_reference
 from .orders import greedy_order, inverse_order, z_order, z_order_key
 
 __all__ = [
+    "chamfer_distance",
     "farthest_points",
     "farthest_points_reference",
     "gathered",
