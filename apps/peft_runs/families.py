@@ -26,9 +26,9 @@ class Family:
 
 
 def _vision_tasks() -> Mapping[str, type[Task]]:
-    from vision_peft.tasks import Classification
+    from vision_peft.tasks import Classification, CloudClassification, MaskedClouds
 
-    return {"classification": Classification}
+    return {"classification": Classification, "clouds": CloudClassification, "masked_clouds": MaskedClouds}
 
 
 _VISION_COMMANDS = (

@@ -10,7 +10,14 @@ from vision_peft.models.fdconv import (
 from vision_peft.models.point_checkpoints import LoadReport, load_point_checkpoint
 from vision_peft.models.point_gpt import PointGpt, point_gpt_b, point_gpt_l, point_gpt_s
 from vision_peft.models.point_parts import PointParts, point_mae_parts
-from vision_peft.models.point_transformer import PointTransformer, point_act, point_bert, point_mae, point_recon
+from vision_peft.models.point_transformer import (
+    PointTransformer,
+    point_act,
+    point_bert,
+    point_mae,
+    point_mini,
+    point_recon,
+)
 from vision_peft.models.vit_mini import vit_mini
 
 __all__ = [
@@ -31,6 +38,7 @@ __all__ = [
     "point_gpt_s",
     "point_mae",
     "point_mae_parts",
+    "point_mini",
     "point_recon",
     "vit_mini",
 ]

@@ -73,6 +73,7 @@ class PointBackbone(PointModel):
         drop_path_rate: of the last block; it grows linearly from 0.
         origin_threshold: squared norm up to which a point is no centre.
         encoder_dim: width of the patch encoder where a linear map then makes it C (Point-BERT).
+        encoder_widths: of the patch encoder's first stage.
     """
 
     def __init__(
@@ -86,11 +87,12 @@ class PointBackbone(PointModel):
         drop_path_rate: float = 0.1,
         origin_threshold: float | None = ORIGIN_THRESHOLD,
         encoder_dim: int | None = None,
+        encoder_widths: tuple[int, ...] = (128, 256),
     ) -> None:
         super().__init__()
         self.embed_dim = self.num_features = self.head_hidden_size = embed_dim
         self.group_divider = Grouping(num_groups, group_size, origin_threshold)
-        self.encoder = PatchEncoder(encoder_dim or embed_dim)
+        self.encoder = PatchEncoder(encoder_dim or embed_dim, encoder_widths)
         self.reduce_dim = nn.Linear(encoder_dim, embed_dim) if encoder_dim else nn.Identity()
         self.pos_embed = nn.Sequential(nn.Linear(3, 128), nn.GELU(), nn.Linear(128, embed_dim))
         self.blocks = PointBlocks(embed_dim, depth, num_heads, mlp_ratio, drop_path_rate)
@@ -170,9 +172,18 @@ class PointTransformer(PointBackbone):
         return self.forward_head(self.forward_features(points))
 
 
-default_cfgs = generate_default_cfgs(
-    {f"{name}.untrained": point_cfg() for name in ("point_mae", "point_act", "point_recon", "point_bert")}
-)
+_NAMES = ("point_mae", "point_act", "point_recon", "point_bert", "point_mini")
+default_cfgs = generate_default_cfgs({f"{name}.untrained": point_cfg() for name in _NAMES})
+# Small enough to train and adapt on a laptop's processor.
+MINI: dict[str, Any] = {
+    "num_groups": 64,
+    "group_size": 16,
+    "embed_dim": 96,
+    "depth": 4,
+    "num_heads": 3,
+    "encoder_widths": (32, 64),
+    "drop_path_rate": 0.0,
+}
 
 
 def _classifier(variant: str, pretrained: bool, kwargs: dict[str, Any]) -> PointTransformer:
@@ -201,3 +212,9 @@ def point_recon(pretrained: bool = False, **kwargs: Any) -> PointTransformer:
 def point_bert(pretrained: bool = False, **kwargs: Any) -> PointTransformer:
     """Point-BERT: a patch encoder of width 256, a linear map to Point-MAE's blocks, a head of two layers."""
     return _classifier("point_bert", pretrained, {"encoder_dim": 256, "short_head": True, **kwargs})
+
+
+@register_model
+def point_mini(pretrained: bool = False, **kwargs: Any) -> PointTransformer:
+    """Point-MAE's architecture of width 96, 4 blocks, 64 patches of 16 points."""
+    return _classifier("point_mini", pretrained, {**MINI, **kwargs})

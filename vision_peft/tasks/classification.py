@@ -1,16 +1,14 @@
 """Image classification with a timm model."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal
 
 import timm
-import torch
 from timm.data import resolve_model_data_config
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 
 import vision_peft.models  # noqa: F401 (registers them)
 from peft_kernels.data_errors import unknown
@@ -19,6 +17,7 @@ from vision_peft.data.benchmarks import BENCHMARKS, Benchmark
 from vision_peft.data.few_shot import FewShot
 from vision_peft.data.pictures import Decoded, Pictures, Prepared
 from vision_peft.data.transforms import Variation, evaluation_transform, training_transform
+from vision_peft.tasks.by_class import ByClass
 
 
 def share(name: str, value: float) -> None:
@@ -99,12 +98,12 @@ class DataSpec:
             raise ValueError(f"data.val_size must be at least 1 or null, found {self.val_size!r}")
 
 
-class Classification:
+class Classification(ByClass):
     """Pictures into classes, by cross-entropy; judged by top-1 accuracy on the test part."""
 
     model_spec: ClassVar[type] = ModelSpec
     data_spec: ClassVar[type] = DataSpec
-    metric: ClassVar[str] = "accuracy"
+    input_name: ClassVar[str] = "image"
     benchmarks: ClassVar[Mapping[str, Benchmark]] = BENCHMARKS
 
     def __init__(
@@ -167,31 +166,6 @@ class Classification:
         settings = self._settings(model)
         pictures = self._kept(self.test_pictures, "test")
         return Prepared(pictures, evaluation_transform(settings), self.seed)
-
-    def loss(self, model: Callable[[Tensor], Tensor], batch: dict[str, Tensor]) -> Tensor:
-        """Mean cross-entropy of one batch, float32 `[]`."""
-        logits = model(batch["image"]).float()
-        return F.cross_entropy(logits, batch["label"], label_smoothing=self.data.label_smoothing)
-
-    def evaluate(self, model: Callable[[Tensor], Tensor], batches: Iterable[dict[str, Tensor]]) -> dict[str, Tensor]:
-        """Sums over the batches, to be added up over processes: `correct`, `loss` and `count`, float64 `[]`."""
-        correct, loss, count = (torch.zeros((), dtype=torch.float64) for _ in range(3))
-        for batch in batches:
-            logits = model(batch["image"]).float()
-            correct += (logits.argmax(-1) == batch["label"]).sum().cpu()
-            loss += F.cross_entropy(logits, batch["label"], reduction="sum").double().cpu()
-            count += len(logits)
-        return {"correct": correct, "loss": loss, "count": count}
-
-    def figures(self, sums: dict[str, Tensor]) -> dict[str, float]:
-        """Accuracy and mean loss from the sums of `evaluate`."""
-        count = sums["count"].item()
-        return {"accuracy": sums["correct"].item() / count, "loss": sums["loss"].item() / count}
-
-    def head(self, model: nn.Module) -> list[str]:
-        """Names of the classifier's modules, for counting parameters with and without it."""
-        names: Any = cast(Any, model).pretrained_cfg["classifier"]
-        return [names] if isinstance(names, str) else list(names)
 
     def _settings(self, model: nn.Module) -> dict[str, Any]:
         """How this model takes pictures, with the recipe's changes."""

@@ -1,0 +1,130 @@
+"""Classification of point clouds."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+import timm
+from torch import nn
+
+from peft_kernels.data_errors import unknown
+from vision_peft.data import DataError
+from vision_peft.data.clouds import CloudVariation, PreparedClouds, open_clouds
+from vision_peft.models.point_checkpoints import load_point_checkpoint
+from vision_peft.models.point_model import PointModel
+from vision_peft.tasks.by_class import ByClass
+from vision_peft.tasks.classification import share
+
+
+@dataclass(frozen=True)
+class CloudModelSpec:
+    """The point transformer that is adapted.
+
+    Attributes:
+        name: `point_mae`, `point_bert`, `point_gpt_l` or another model of points in timm's registry.
+        weights: a public checkpoint as safetensors; null starts from nothing, or from what `pretrained` names.
+        pretrained: start from weights that come with the package.
+        num_groups: patches of a cloud; null is the architecture's own number. So is null `group_size`.
+        group_size: points of a patch.
+        drop_path_rate: stochastic depth of the last block.
+    """
+
+    name: str = "point_mae"
+    weights: str | None = None
+    pretrained: bool = False
+    num_groups: int | None = None
+    group_size: int | None = None
+    drop_path_rate: float | None = None
+
+
+@dataclass(frozen=True)
+class CloudDataSpec:
+    """The clouds.
+
+    Attributes:
+        name: `scans` (generated), `surfaces` (generated), `modelnet40`, `scanobjectnn/pb_t50_rs`, or `folder`.
+        root: folder or zip of the data.
+        train_split: the part to train on.
+        test_split: the part to test on.
+        train_size: clouds of a generated training part.
+        test_size: clouds of a generated test part.
+        points: of each cloud.
+        seed: of generated clouds.
+        label_smoothing: share of a target that is spread over all classes.
+        variation: how training clouds vary.
+    """
+
+    name: str = "scans"
+    root: str | None = None
+    train_split: str = "train"
+    test_split: str = "test"
+    train_size: int | None = None
+    test_size: int | None = None
+    points: int = 1024
+    seed: int = 0
+    label_smoothing: float = 0.0
+    variation: CloudVariation = field(default_factory=CloudVariation)
+
+    def __post_init__(self) -> None:
+        share("data.label_smoothing", self.label_smoothing)
+
+
+class CloudClassification(ByClass):
+    """Clouds into classes, by cross-entropy; judged by top-1 accuracy on the test part."""
+
+    model_spec: ClassVar[type] = CloudModelSpec
+    data_spec: ClassVar[type] = CloudDataSpec
+    input_name: ClassVar[str] = "points"
+
+    def __init__(
+        self,
+        model: CloudModelSpec,
+        data: CloudDataSpec,
+        seed: int,
+        told: Callable[[str, int, int], None] | None = None,
+    ):
+        self.model_settings, self.data, self.seed, self.told = model, data, seed, told
+        root = None if data.root is None else Path(data.root).expanduser()
+        opened = partial(open_clouds, data.name, root, points=data.points, seed=data.seed)
+        self.train_clouds = opened(data.train_split, size=data.train_size)
+        classes = list(self.train_clouds.classes)
+        self.test_clouds = opened(data.test_split, classes, size=data.test_size)
+        if list(self.test_clouds.classes) != classes:
+            raise DataError(f"{data.name}: the classes of the test part are not those of the training part")
+        self.classes = classes
+
+    def build_model(self) -> nn.Module:
+        """The point transformer with a head for this data's classes.
+
+        Raises:
+            UnknownNameError: there is no such model of points; the nearest is told.
+            DataError: its checkpoint cannot be read or does not fit.
+        """
+        spec, known = self.model_settings, timm.list_models("point_*")
+        if spec.name not in known:
+            raise unknown("model of points", spec.name, known)
+        given = {name: getattr(spec, name) for name in ("num_groups", "group_size", "drop_path_rate")}
+        own = {name: value for name, value in given.items() if value is not None}
+        model = timm.create_model(spec.name, pretrained=spec.pretrained, num_classes=len(self.classes), **own)
+        if spec.weights is not None:
+            assert isinstance(model, PointModel)
+            load_point_checkpoint(model, spec.weights)
+        return model
+
+    def training_data(self, model: nn.Module) -> PreparedClouds:
+        """The training clouds, varied."""
+        return self._prepared(self.train_clouds, self.data.variation, "training")
+
+    def plain_training_data(self, model: nn.Module) -> PreparedClouds:
+        """The training clouds, not varied: what methods look at before they train."""
+        return self._prepared(self.train_clouds, None, "training")
+
+    def test_data(self, model: nn.Module) -> PreparedClouds:
+        """The test clouds, never varied."""
+        return self._prepared(self.test_clouds, None, "test")
+
+    def _prepared(self, clouds: Any, variation: CloudVariation | None, what: str) -> PreparedClouds:
+        told = None if self.told is None else partial(self.told, f"read the {what} clouds")
+        return PreparedClouds(clouds, self.data.points, variation, self.seed, told)
