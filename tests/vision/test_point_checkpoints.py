@@ -131,7 +131,12 @@ def test_pickles_are_refused(tmp_path: Path) -> None:
 # --- the authors' PointGST ------------------------------------------------------------------------------------------
 def released(name: str = "point_mae") -> tuple[nn.Module, State]:
     """An adapted model as the authors compute it, and its tensors under their names."""
-    fields = {"basis_orientation": "vertex", "scale_scope": "batch", "eigenvector_sign": "raw", "distance": "gemm"}
+    fields: dict[str, Any] = {
+        "basis_orientation": "vertex",
+        "scale_scope": "batch",
+        "eigenvector_sign": "raw",
+        "distance": "gemm",
+    }
     torch.manual_seed(3)
     with pytest.warns(UserWarning, match="rounding errors"):
         config = vp.PointGstConfig(r=4, local_size=4, init_weights=False, **fields)

@@ -146,7 +146,7 @@ def test_other_methods_adapt_points_too(method: str) -> None:
     fields = {"ssf": {"init_std": 0.0}, "snell": {"init": "identity"}, "adapter_plus": {"init": "lora"}}.get(method, {})
     model = known.attach(tiny(), **fields).eval()
     torch.testing.assert_close(model(clouds()), tiny()(clouds()), rtol=1e-4, atol=1e-5)
-    moved = {"init_lora_weights" if method == "lora" else "init_weights": False}
+    moved: dict[str, Any] = {"init_lora_weights" if method == "lora" else "init_weights": False}
     model = known.attach(tiny(), **moved).train()
     model(clouds()).square().sum().backward()
     assert not [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]

@@ -78,7 +78,7 @@ def tube(curve: Curve, radius: Callable[[Array], Array] | float) -> Patch:
     return patch
 
 
-def box(size: Sequence[float], center: Sequence[float] = (0, 0, 0)) -> list[Patch]:
+def box(size: Sequence[float] | Array, center: Sequence[float] = (0, 0, 0)) -> list[Patch]:
     """The six faces of a box."""
     half, middle = np.asarray(size, float) / 2, np.asarray(center, float)
 
