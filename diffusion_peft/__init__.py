@@ -16,6 +16,7 @@ from diffusion_peft.adapters import (
     save_adapter,
     set_adapters,
 )
+from diffusion_peft.data.conditions import Condition
 from diffusion_peft.denoiser import denoiser
 from diffusion_peft.embedded import pretrained
 from diffusion_peft.methods import (
@@ -40,6 +41,7 @@ from peft_kernels.sensitivity import sensitivity
 
 __all__ = [
     "AdapterError",
+    "Condition",
     "DataError",
     "DiffFitConfig",
     "HipaConfig",

@@ -86,9 +86,14 @@ class Framed(Dataset):
             return self.prior.drawn((epoch, index // 2 % len(self.prior))), self.prior_weight
         return self.pictures.drawn((epoch, index // 2 % len(self.pictures))), 1.0
 
-    def __getitem__(self, key: Key) -> dict[str, Tensor]:
+    def framed(self, key: Key) -> tuple[Image.Image, list[int], Drawn, float]:
+        """The square of a sample, where it lies, the picture it is of, and what its error weighs."""
         drawn, weight = self.drawn(key)
         square, place = self.framing.framed(drawn.image, np.random.default_rng([self.seed, *key, 1]))
+        return square, place, drawn, weight
+
+    def __getitem__(self, key: Key) -> dict[str, Tensor]:
+        square, place, drawn, weight = self.framed(key)
         if drawn.caption not in self.words:
             self.words.append(drawn.caption)
         return {

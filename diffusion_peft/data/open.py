@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from diffusion_peft.data.emoji_pictures import EmojiPictures
 from diffusion_peft.data.folder import FolderPictures
 from diffusion_peft.data.framing import Pictures
 from diffusion_peft.data.hub import HubPictures
@@ -10,7 +11,8 @@ from diffusion_peft.data.subject import SubjectPictures
 from peft_kernels.data_errors import DataError, UnknownNameError, unknown
 
 DRAWN = {"style": StylePictures, "subject": SubjectPictures}
-NAMES = ("folder", *DRAWN)
+EMOJI = "emoji"
+NAMES = ("folder", EMOJI, *DRAWN)
 HUB = "hfds/"  # as timm calls it
 
 
@@ -18,8 +20,8 @@ def open_pictures(name: str, root: str | None, column: str, prompt: str | None, 
     """The pictures that `name` names, with `prompt` as the caption of all, if given.
 
     Args:
-        name: `folder`, a folder or zip at `root`; `hfds/NAME` of `datasets`; `style` or `subject`, sets that are drawn
-            when they are asked for.
+        name: `folder`, a folder or zip at `root`; `emoji`, those at `root` on coloured grounds; `hfds/NAME` of
+            `datasets`; `style` or `subject`, sets that are drawn when they are asked for.
         root: where the pictures lie.
         column: of the captions.
         prompt: one caption for all.
@@ -40,4 +42,8 @@ def open_pictures(name: str, root: str | None, column: str, prompt: str | None, 
         return DRAWN[name](size)
     if root is None:
         raise UnknownNameError("no pictures are named: add --data.root FOLDER_OR_ZIP")
+    if name == EMOJI:
+        if prompt is not None:
+            raise DataError("the emoji have captions: data.prompt is for name folder")
+        return EmojiPictures(Path(root).expanduser(), size)
     return FolderPictures(Path(root).expanduser(), column, prompt, least)

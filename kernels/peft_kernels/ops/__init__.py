@@ -1,6 +1,6 @@
 """Pure functions of tensors, one operation a file or folder; they know nothing of PEFT."""
 
-from .edges import edge_distance, sobel
+from .edges import edge_distance, edge_lines, sobel
 from .frozen import frozen_conv, frozen_linear
 from .graph_basis import graph_basis
 from .graph_fourier import Filter, Spectra, graph_fourier
@@ -24,6 +24,7 @@ __all__ = [
     "clean_from",
     "delta_sparse",
     "edge_distance",
+    "edge_lines",
     "farthest_points",
     "frozen_conv",
     "frozen_linear",
