@@ -31,6 +31,20 @@ def run(family: Family, words: list[str]) -> None:
         dest="prompt",
         help="a caption, or a class by label or number",
     )
+    add(
+        "--image",
+        type=Path,
+        action="append",
+        default=[],
+        help="a picture whose edges, depth or colours steer, as each adapter was trained; one, or one for each prompt",
+    )
+    add(
+        "--condition",
+        type=Path,
+        action="append",
+        default=[],
+        help="instead, a condition image as it is, for each adapter that is steered, in their order",
+    )
     add("--negative", default="", help="what guidance leads away from (default: no caption)")
     add("--seeds", type=int, nargs="+", default=[0], help="one picture a prompt for each (default: 0)")
     add("--steps", type=int, default=25, help="of the pipeline's own scheduler (default: 25)")
@@ -47,6 +61,11 @@ def run(family: Family, words: list[str]) -> None:
     for name in ("steps", "batch"):
         if getattr(options, name) < 1:
             raise UsageError(f"--{name} must be at least 1, found {getattr(options, name)}")
+    if options.image and options.condition:
+        raise UsageError("condition images are either computed from --image, or given as --condition")
+    for path in (*options.image, *options.condition):
+        if not path.is_file():
+            raise UsageError(f"there is no picture {path}")
     if options.out.exists():
         raise UsageError(f"{options.out} exists already: choose another --out")
 
@@ -65,6 +84,8 @@ def run(family: Family, words: list[str]) -> None:
         adapters=adapters,
         prompts=tuple(options.prompt),
         seeds=tuple(options.seeds),
+        images=tuple(options.image),
+        conditions=tuple(options.condition),
         **{name: getattr(options, name) for name in ("negative", "steps", "guidance", "size", "dtype", "batch")},
         compare_base=options.compare_base,
     )

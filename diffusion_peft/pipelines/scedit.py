@@ -116,6 +116,13 @@ class StableDiffusionXLSCEditPipeline(_Steered, StableDiffusionXLPipeline):  # t
     """Stable Diffusion XL, steered by pictures."""
 
 
+# By the class of the stock pipeline.
+STEERED: dict[str, type[_Steered]] = {
+    "StableDiffusionPipeline": StableDiffusionSCEditPipeline,
+    "StableDiffusionXLPipeline": StableDiffusionXLSCEditPipeline,
+}
+
+
 def _by_name(argument: str, given: Any, sizes: Mapping[str, int], several: bool = False) -> dict[str, Any]:
     """What is given for each active condition, by its name."""
     if not sizes:

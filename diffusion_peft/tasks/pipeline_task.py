@@ -18,6 +18,7 @@ from diffusion_peft.pipelines.opening import open_pipeline, part_of, picture_siz
 from diffusion_peft.pipelines.sampling import Sampling, grid, sample
 from diffusion_peft.tasks.denoising import Averaged
 from diffusion_peft.tasks.encoded import Captions, on_device
+from diffusion_peft.tasks.steered import steered
 from diffusion_peft.tasks.usage import usage
 from peft_kernels.data_errors import DataError
 
@@ -78,9 +79,9 @@ class PipelineTask:
                 "set model.dtype float32, or run.precision bf16 beside it"
             )
         spec = self.model_settings
-        self.captions.rows(spec.samples.prompts)
+        self.captions.rows(self.prompts())
         self.kind.release_text()
-        if not spec.samples.prompts:
+        if not self.prompts():
             self.kind.pipeline.register_modules(vae=None)
         if spec.ema_decay:
             model.average = Averaged((p for p in model.parameters() if p.requires_grad), spec.ema_decay, False)
@@ -141,15 +142,21 @@ class PipelineTask:
         prompts = [prompt for prompt in spec.prompts for _ in spec.seeds]
         return grid(self.sampled(model, prompts, [*spec.seeds] * len(spec.prompts)), len(spec.seeds))
 
-    def sampled(self, model: nn.Module, prompts: Sequence[str], seeds: Sequence[int]) -> list[Image.Image]:
-        """A picture for each prompt and its seed, drawn with what is kept of the model; the model is left as it is."""
+    def sampled(
+        self, model: nn.Module, prompts: Sequence[str], seeds: Sequence[int], images: Tensor | None = None
+    ) -> list[Image.Image]:
+        """A picture for each prompt and its seed, drawn with what is kept of the model; the model is left as it is.
+
+        `images` `[N, 3, S, S]` in [0, 1] are the condition images of a model that pictures steer.
+        """
         batch, how, found = self.model_settings.encode_batch, self.how(), []
         rows, absent = self.captions.rows(prompts), self.captions.rows([""])
         with self.kept(model), on_device(self.kind.pipeline.vae):
             for begin in range(0, len(prompts), batch):
                 some = slice(begin, begin + batch)
                 given = {name: row[some] for name, row in rows.items()}
-                found += sample(self.kind, given, absent, seeds[some], how)
+                with steered(self.kind.denoiser, None if images is None else images[some], guided=True):
+                    found += sample(self.kind, given, absent, seeds[some], how)
                 if self.told is not None:
                     self.told("draw", len(found), len(prompts))
         return found

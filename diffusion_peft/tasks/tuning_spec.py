@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from diffusion_peft.data.conditions import Condition
 from diffusion_peft.tasks.objectives import FlowSampling
 
 
@@ -18,18 +19,22 @@ class SamplesSpec:
 
     Attributes:
         prompts: captions (classes, for a class-conditional model); none draws nothing.
+        pictures: how many of the pictures that judge are drawn from their condition images and captions, instead of
+            prompts, where pictures steer.
         seeds: each prompt is drawn with every one of them.
         steps: of the pipeline's own scheduler.
         guidance: strength of the guidance.
     """
 
     prompts: tuple[str, ...] = ()
+    pictures: int = 0
     seeds: tuple[int, ...] = (0, 1)
     steps: int = 25
     guidance: float = 4.0
 
     def __post_init__(self) -> None:
         at_least("model.samples.steps", self.steps, 1)
+        at_least("model.samples.pictures", self.pictures, 0)
         if not self.seeds:
             raise ValueError("model.samples.seeds must name at least one seed")
 
@@ -129,8 +134,9 @@ class TuningData:
     """Captioned pictures.
 
     Attributes:
-        name: `folder` (at `root`), `hfds/NAME` (a dataset of the hub, `root` its `data_dir`), or a set that the project
-            draws itself: `style`, `subject`.
+        name: `folder` (at `root`), `emoji` (at `root`, on coloured grounds, as the embedded pipelines know them),
+            `hfds/NAME` (a dataset of the hub, `root` its `data_dir`), or a set that the project draws itself: `style`,
+            `subject`.
         root: folder or zip of pictures, with captions in its `metadata.jsonl`.
         column: of the captions there.
         prompt: one caption for all pictures, instead of theirs.
@@ -142,6 +148,7 @@ class TuningData:
         pool: epochs whose crops and flips differ; then they come again.
         cache: folder that keeps latents and encoded captions for when the run goes on; null encodes them again.
         prior: pictures of the subject's class.
+        condition: what of each picture steers the denoiser (SCEdit with `control`).
     """
 
     name: str = "folder"
@@ -156,6 +163,7 @@ class TuningData:
     pool: int = 1
     cache: str | None = None
     prior: PriorSpec = field(default_factory=PriorSpec)
+    condition: Condition = field(default_factory=Condition)
 
     def __post_init__(self) -> None:
         at_least("data.size", self.size, 8)
