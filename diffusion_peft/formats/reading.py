@@ -1,5 +1,7 @@
 """Read LoRA, LoHa and LoKr files of other programs as PEFT adapters of a denoiser: kohya, LyCORIS, ComfyUI, diffusers.
 
+What SCEdit's authors have saved is read by `formats.scedit`.
+
     config, tensors = read_foreign("style.safetensors", pipe.unet)
 
 A key that is for nothing raises, with the share that matched; what is for the text encoders is left out only on demand.
@@ -25,6 +27,7 @@ from diffusion_peft.formats.factors import as_peft_has_them
 from diffusion_peft.formats.flux import is_flux, layers_of, split
 from diffusion_peft.formats.low_rank import LOHA, LOKR, LORA, LowRank, NoFormError, scale_of
 from diffusion_peft.formats.names import component, flat, flat_names, sgm_names
+from diffusion_peft.formats.scedit import is_scedit, read_scedit
 from diffusion_peft.formats.to_peft import to_peft
 from peft_kernels.adapter_files import AdapterError, refuse_pickle
 from peft_kernels.adapter_fit import describe
@@ -96,6 +99,8 @@ def read_foreign(path: str | Path, model: nn.Module, part: str | None = None) ->
     if part not in (None, component(model)):
         raise AdapterError(f"the part {part!r} is not what {describe(model)} is: expected {component(model)!r}")
     header, tensors, bases = read_header(path)[1], read_tensors(path), dict(plain_modules(model))
+    if is_scedit(tensors):
+        return read_scedit(path, tensors, model)
     if is_flux(model):
         tensors = split(tensors, bases)
     found = recognise(tensors)
@@ -122,7 +127,7 @@ def _kind(found: Recognised, path: Path) -> str:
     kinds = {_KINDS.get(kind) for kind in found.kinds}
     if not kinds or None in kinds:
         what = ", ".join(found.kinds) or "no adapter that is known"
-        raise AdapterError(f"{path} holds {what}; LoRA, LoHa and LoKr can be read")
+        raise AdapterError(f"{path} holds {what}; LoRA, LoHa, LoKr and SCEdit can be read")
     if len(kinds) > 1:
         raise AdapterError(f"{path} mixes {' and '.join(found.kinds)}, each of which would be an adapter of its own")
     return str(kinds.pop())
