@@ -1,0 +1,139 @@
+"""How well samples keep to their condition images: no condition, SCEdit and ControlNet, with edges, colours and both.
+
+python examples/scedit/fidelity.py EDGES COLORS CONTROL_EDGES CONTROL_COLORS OUT [PICTURES]
+
+The first two are finished runs of the recipes `edges` and `colors`, the next two what `controlnet.py` made of them.
+Conditions and captions are those of the pictures that judge the runs, picture n is drawn from seed n in every way. OUT
+gets `figures.json`, `figures.md` and `samples.png`, a row a way.
+"""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import ControlNetModel, StableDiffusionControlNetPipeline
+from PIL import Image
+from torch import Tensor
+
+import diffusion_peft as dp
+from diffusion_peft.data.drawn import to_tensor
+from diffusion_peft.data.fidelity import color_distance, edge_agreement
+from diffusion_peft.pipelines.opening import open_pipeline, without_noise
+from diffusion_peft.pipelines.scedit import STEERED
+from diffusion_peft.tasks.tuning import PipelineTuning
+from peft_kernels.ops import edge_lines
+from peft_runs.families import DIFFUSION
+from peft_runs.figure_samples import draw_samples
+from peft_runs.figure_style import LIGHT
+from peft_runs.find import load_recipe
+from peft_runs.read import read_recipe
+from peft_runs.report_samples import Samples, spread
+
+TOGETHER, STEPS, GUIDANCE = 16, 25, 4.0
+BOTH = (1.0, 0.7)  # weights of edges and colours together
+Drawing = Callable[[slice], list[Image.Image]]
+
+
+def main(edges: Path, colors: Path, control_edges: Path, control_colors: Path, out: Path, count: int = 48) -> None:
+    """Draw in every way, measure and write."""
+    recipe = read_recipe(load_recipe(edges / "recipe.yaml"), [], DIFFUSION.tasks())
+    task = PipelineTuning(recipe.model, recipe.data, recipe.run.seed)
+    task.build_model()
+    framed = [task.framed("test", []).framed((0, index)) for index in range(min(count, len(task.pictures("test"))))]
+    squares, prompts = [square for square, *_ in framed], [drawn.caption for *_, drawn, _ in framed]
+    made = [dp.Condition.load(run / "adapter") for run in (edges, colors)]
+    images = [torch.stack([condition.tensor(square) for square in squares]) for condition in made]
+
+    def asked(part: slice) -> dict[str, Any]:
+        seeds = range(*part.indices(len(squares)))
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        return {"num_inference_steps": STEPS, "guidance_scale": GUIDANCE, "generator": generators}
+
+    stock: Any = open_pipeline(recipe.model.pipeline)
+    ways: dict[str, Drawing] = {"no condition": lambda part: stock(prompts[part], **asked(part)).images}
+    kind: Any = STEERED[type(stock).__name__]
+    with without_noise():
+        steered = kind.from_pipe(open_pipeline(recipe.model.pipeline))
+    steered.set_progress_bar_config(disable=True)
+    for run, name in ((edges, "edges"), (colors, "colors")):
+        dp.load_adapter(steered, run / "adapter", name)
+    nets = [ControlNetModel.from_pretrained(folder / "controlnet") for folder in (control_edges, control_colors)]
+
+    def scedit(*weights: float) -> Drawing:
+        def draw(part: slice) -> list[Image.Image]:
+            dp.set_adapters(steered, ["edges", "colors"], list(weights))
+            given = {
+                name: some[part]
+                for name, some, weight in zip(("edges", "colors"), images, weights, strict=True)
+                if weight
+            }
+            return steered(prompts[part], image=given, **asked(part)).images
+
+        return draw
+
+    def controlnet(*weights: float) -> Drawing:
+        used = [number for number, weight in enumerate(weights) if weight]
+        parts = {name: part for name, part in stock.components.items() if name != "image_encoder"}
+        chosen = [nets[number] for number in used]
+        pipe: Any = StableDiffusionControlNetPipeline(**parts, controlnet=chosen, requires_safety_checker=False)
+        pipe.set_progress_bar_config(disable=True)
+        scales = [weights[number] for number in used]
+
+        def draw(part: slice) -> list[Image.Image]:
+            given = [images[number][part] for number in used]
+            return pipe(prompts[part], image=given, controlnet_conditioning_scale=scales, **asked(part)).images
+
+        return draw
+
+    for name, weights in (("edges", (1.0, 0.0)), ("colours", (0.0, 1.0)), ("both", BOTH)):
+        ways |= {f"SCEdit, {name}": scedit(*weights), f"ControlNet, {name}": controlnet(*weights)}
+
+    wanted = torch.stack([(to_tensor(square) + 1) / 2 for square in squares])
+    lines = edge_lines(wanted, made[0].threshold)
+
+    def measured(pictures: list[Image.Image]) -> dict[str, float]:
+        found = torch.stack([(to_tensor(picture) + 1) / 2 for picture in pictures])
+        agreement = edge_agreement(edge_lines(found, made[0].threshold), lines)
+        distance = color_distance(found, wanted, made[1].patches)
+        return {"edges_f1": agreement.mean().item(), "color_distance": distance.mean().item()}
+
+    rows = [("picture", squares), *((c.name or "", [c(square) for square in squares]) for c in made)]
+    rows.append(("autoencoder", through_autoencoder(stock, wanted)))
+    for name, draw in ways.items():
+        pictures = [p for begin in range(0, len(squares), TOGETHER) for p in draw(slice(begin, begin + TOGETHER))]
+        rows.append((name, pictures))
+        print(name, measured(pictures), flush=True)
+    trained = {"SCEdit": (edges, colors), "ControlNet": (control_edges, control_colors)}
+    figures = {
+        "pictures": len(squares),
+        "weights_of_both": BOTH,
+        "ways": {name: measured(pictures) for name, pictures in rows[3:]},
+        "trained": {
+            name: [json.loads((run / "result.json").read_text()) for run in runs] for name, runs in trained.items()
+        },
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "figures.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    table = "".join(f"| {n} | {f['edges_f1']:.3f} | {f['color_distance']:.3f} |\n" for n, f in figures["ways"].items())
+    (out / "figures.md").write_text(f"| | edges, F1 | colours, distance |\n|---|---:|---:|\n{table}", encoding="utf-8")
+    shown = spread(len(squares))
+    columns: list[tuple[str, list[Image.Image | None]]] = [
+        (name.replace(", ", ",\n"), [some[n] for n in shown]) for name, some in rows
+    ]
+    samples = Samples([prompts[n] for n in shown], len(shown), columns)
+    draw_samples(samples, LIGHT).savefig(out / "samples.png", dpi=160)
+
+
+@torch.no_grad()
+def through_autoencoder(pipeline: Any, pictures: Tensor) -> list[Image.Image]:
+    """Pictures in [0, 1], encoded and decoded: as near to them as any sample can come."""
+    latents = pipeline.vae.encode(2 * pictures - 1).latent_dist.mode()
+    return pipeline.image_processor.postprocess(pipeline.vae.decode(latents).sample, output_type="pil")
+
+
+if __name__ == "__main__":
+    runs, more = [Path(word) for word in sys.argv[1:6]], [int(word) for word in sys.argv[6:]]
+    main(*runs, *more)  # type: ignore[arg-type]
