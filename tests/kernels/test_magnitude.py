@@ -40,7 +40,11 @@ def test_places_of_a_permuted_tensor_are_in_its_own_order() -> None:
 
 @pytest.mark.parametrize("dtypes", [(torch.float32,), (torch.float64, torch.float32), (torch.bfloat16, torch.float32)])
 @pytest.mark.parametrize("count", [0, 1, 100, 1960])
-def test_threshold_has_the_wanted_number_below(dtypes: tuple[torch.dtype, ...], count: int) -> None:
+@pytest.mark.parametrize("sample", [2**19, 500])
+def test_threshold_has_the_wanted_number_below(
+    dtypes: tuple[torch.dtype, ...], count: int, sample: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(magnitude, "SAMPLE", sample)
     tensors = [weights().double().add(i).to(dtype) for i, dtype in enumerate(dtypes)]
     threshold = threshold_for(tensors, count)
     every = torch.cat([tensor.double().abs().flatten() for tensor in tensors]).sort().values
@@ -53,7 +57,28 @@ def test_equal_magnitudes_are_left_out_together() -> None:
     assert count_below(weight, threshold_for([weight], 4)) == 2
 
 
-def test_impossible_counts_raise() -> None:
+@pytest.mark.parametrize("equal", [0.0, 0.25])
+def test_threshold_among_many_equal_magnitudes(equal: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There a sample's magnitudes do not tell where it lies."""
+    monkeypatch.setattr(magnitude, "SAMPLE", 100)
+    weight = torch.where(torch.arange(37 * 53).view(37, 53) % 10 < 8, torch.tensor(equal), weights())
+    every = weight.abs().flatten().sort().values
+    for count in (1, 600, 1500, 1900):
+        assert threshold_for([weight], count) == every[count].item()
+
+
+def test_most_large_tensors_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(magnitude, "SAMPLE", 2**14)
+    monkeypatch.setattr(magnitude, "_by_bits", None)
+    weight = weights((1024, 512))
+    every = weight.abs().flatten().sort().values
+    for share in (0.001, 0.05, 0.5, 0.99):
+        assert threshold_for([weight], round(share * len(every))) == every[round(share * len(every))].item()
+
+
+@pytest.mark.parametrize("sample", [2**19, 4])
+def test_impossible_counts_raise(sample: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(magnitude, "SAMPLE", sample)
     with pytest.raises(ValueError, match="less than the 6 entries there are; found 6"):
         threshold_for([torch.zeros(6)], 6)
     with pytest.raises(ValueError, match="are finite numbers"):

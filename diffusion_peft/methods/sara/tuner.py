@@ -81,7 +81,7 @@ class SaraTuner(AdapterTuner):
 
     def _planned(self, config: SaraConfig, key: str, base: nn.Module) -> dict[str, tuple[str, int]]:
         """The tensors of a module that have entries: by name, the name they go by in the plan, and how many."""
-        counts = Plan.read(config.plan or {}).entries
+        counts = (config.plan or {}).get("entries", {})  # read before, once
         first = {name: self._first[f"{key}.{name}"] for name in selection.eligible(config, base)}
         return {name: (known, counts[known]) for name, known in first.items() if known in counts}
 
