@@ -1,8 +1,6 @@
 """`diffusion-peft export`: write an adapter of a pipeline's denoiser in another program's format."""
 
-import argparse
-from pathlib import Path
-
+from peft_runs.command_export import parser_of
 from peft_runs.families import Family
 
 
@@ -15,22 +13,16 @@ def run(family: Family, words: list[str]) -> None:
     """
     from peft_runs.errors import unknown
     from peft_runs.exporting_denoiser import FORMATS, export_denoiser
+    from peft_runs.run_folder import adapter_in
 
-    formats = "; ".join(f"{name}: {text}" for name, text in FORMATS.items())
-    parser = argparse.ArgumentParser(
-        prog=f"{family.program} export",
-        description=f"Write an adapter in another program's format, where that is exact. {formats}.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("adapter", type=Path, help="the adapter's folder, or a LoRA, LoHa or LoKr file of any program")
-    parser.add_argument("--to", required=True, help="the format")
-    parser.add_argument("--out", type=Path, required=True, help="the new folder (peft, merged) or safetensors file")
+    adapter = "the adapter's folder, a run's, or a LoRA, LoHa or LoKr file of any program"
+    parser = parser_of(family, FORMATS, adapter, "folder (peft, merged) or safetensors file")
     parser.add_argument("--pipeline", help="embedded name, folder, or name of the hub (default: the adapter's base)")
     parser.add_argument("--part", help="of a file that is for text encoders as well, take this part: unet, transformer")
     options = parser.parse_args(words)
     if options.to not in FORMATS:
         raise unknown("format", options.to, FORMATS)
-    merged = export_denoiser(options.adapter, options.to, options.out, options.pipeline, options.part)
+    merged = export_denoiser(adapter_in(options.adapter), options.to, options.out, options.pipeline, options.part)
     if merged is not None:
         from peft_runs.command_merge_pipeline import tell
 

@@ -37,10 +37,11 @@ def run(family: Family, words: list[str]) -> None:
     options = parser.parse_args(words)
 
     from peft_runs.adapter_report import inspect_adapter
+    from peft_runs.run_folder import adapter_in
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what PEFT says while a copy of the model is fitted
-        report = inspect_adapter(options.path, options.model).as_dict()
+        report = inspect_adapter(adapter_in(options.path), options.model).as_dict()
     if options.json:
         print(json.dumps(report, default=str))
         return
@@ -66,7 +67,7 @@ def _overview(report: dict[str, Any]) -> Table:
     row("size", f"{report['parameters']:,} parameters, {report['bytes']:,} bytes, {_counted(report['dtypes'])}")
     row("ranks", ", ".join(f"{rank} in {count} layers" for rank, count in report["ranks"].items()))
     row("alpha", ", ".join(f"{alpha:g}" for alpha in report["alphas"]))
-    row("settings", ", ".join(f"{key}={value!r}" for key, value in report["settings"].items()))
+    row("settings", ", ".join(f"{key}={_short(value)}" for key, value in report["settings"].items()))
     row("targets", report["targets"])
     row("trained in full", _some(report["trained_in_full"]))
     for key, value in report["metadata"].items():
@@ -103,6 +104,15 @@ def _layers(layers: list[dict[str, Any]]) -> Table:
 
 def _number(value: float | None) -> str:
     return "" if value is None or not math.isfinite(value) else f"{value:.4g}"
+
+
+def _short(value: Any) -> str:
+    """A setting in words; of a long table (SaRA's plan and fingerprints) its first entry."""
+    if not isinstance(value, dict):
+        return repr(value)
+    few = len(value) <= _SHOWN
+    shown = [f"{key!r}: {_short(part)}" for key, part in list(value.items())[: _SHOWN if few else 1]]
+    return "{" + ", ".join(shown if few else [*shown, f"... {len(value):,} in all"]) + "}"
 
 
 def _counted(counts: dict[str, int]) -> str:

@@ -19,7 +19,7 @@ def run(family: Family, words: list[str]) -> None:
         description="Merge an adapter and its head into its base model; the file loads with timm alone.",
         allow_abbrev=False,
     )
-    parser.add_argument("adapter", type=Path, help="the adapter's folder")
+    parser.add_argument("adapter", type=Path, help="the adapter's folder, or a run's")
     parser.add_argument("--out", type=Path, required=True, help="the safetensors file to write")
     parser.add_argument("--model", help="base model in timm (default: the one that the adapter names)")
     parser.add_argument("--checkpoint", type=Path, help="the base model's weights (default: its pretrained ones)")
@@ -29,8 +29,9 @@ def run(family: Family, words: list[str]) -> None:
     options = parser.parse_args(words)
 
     from peft_runs.merging import merge_adapter
+    from peft_runs.run_folder import adapter_in
 
-    merged = merge_adapter(options.adapter, options.out, options.model, options.checkpoint, options.dtype)
+    merged = merge_adapter(adapter_in(options.adapter), options.out, options.model, options.checkpoint, options.dtype)
     tell(family, options.out, merged, options.dtype)
 
 

@@ -14,6 +14,7 @@ from peft_kernels.switching import set_adapters
 from peft_runs.adapted import load_adapted
 from peft_runs.errors import UsageError
 from peft_runs.find import load_recipe
+from peft_runs.run_folder import adapter_in
 
 WHOLE = "model.safetensors"  # what a run without a method leaves
 
@@ -42,7 +43,7 @@ class Weighed:
         folder = Path(place if colon else text).expanduser()
         if not folder.is_dir():
             raise UsageError(f"there is no adapter's folder {folder}")
-        return cls(folder / "adapter" if (folder / "adapter").is_dir() else folder, weight)
+        return cls(adapter_in(folder), weight)
 
     @property
     def whole(self) -> bool:

@@ -108,6 +108,12 @@ class RunFolder:
         return recipe
 
 
+def adapter_in(folder: Path) -> Path:
+    """An adapter's folder or file as it is given; of a run's folder, the adapter in it."""
+    inner = RunFolder(folder).adapter
+    return inner if inner.is_dir() else folder
+
+
 def first_process() -> bool:
     """Whether this is the only process or the first of several (as torchrun and accelerate number them)."""
     return os.environ.get("RANK", "0") == "0"
