@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch.utils.data import Sampler
 
+from peft_runs.errors import UsageError
+
 Key = tuple[int, int]
 
 
@@ -30,6 +32,22 @@ def seed_generators(*words: int) -> None:
 def epoch_order(seed: int, epoch: int, samples: int) -> np.ndarray:
     """The order of all samples in one epoch, int64 `[samples]`."""
     return np.random.default_rng([seed, epoch]).permutation(samples)
+
+
+def whole_batches(samples: int, batch_size: int, parts: int, processes: int) -> int:
+    """How many batches an epoch has; the last samples may be too few for one more.
+
+    Raises:
+        UsageError: batches cannot be shared equally, or there are too few samples for one.
+    """
+    if batch_size % (parts * processes):
+        raise UsageError(
+            f"optim.batch_size {batch_size} cannot be shared equally by {parts} parts "
+            f"(run.accumulate) on {processes} processes"
+        )
+    if samples < batch_size:
+        raise UsageError(f"optim.batch_size is {batch_size}, but there are only {samples} training samples")
+    return samples // batch_size
 
 
 class TrainingOrder(Sampler[list[Key]]):

@@ -17,20 +17,18 @@ from peft_runs.attach import (
     training_mode,
     without_gradient,
 )
-from peft_runs.checkpoint import State, clear_leftovers, latest_checkpoint, load_checkpoint, save_checkpoint
+from peft_runs.checkpoint import State, latest_checkpoint, load_checkpoint, save_checkpoint
 from peft_runs.choose import choose
-from peft_runs.errors import RunError, UsageError
+from peft_runs.errors import RunError
 from peft_runs.evaluate import evaluate, to_device
 from peft_runs.memory import bytes_of, bytes_of_model, bytes_of_optimizer, highest_level
-from peft_runs.metrics import Metrics
 from peft_runs.optim import build_optimizer, build_schedule
-from peft_runs.order import TrainingOrder, seed_generators
+from peft_runs.order import TrainingOrder, seed_generators, whole_batches
 from peft_runs.progress import RunProgress
 from peft_runs.recipe import Recipe
+from peft_runs.records import Records
 from peft_runs.result import write_result
 from peft_runs.run_folder import RunFolder
-from peft_runs.run_samples import draw_samples
-from peft_runs.selection import draw_selection
 from peft_runs.start import start_accelerator
 from peft_runs.task import Task
 
@@ -70,7 +68,13 @@ class Training:
         base = task.build_model()
         loaded = bytes_of_model(base)
         self.training_data, self.test_data = task.training_data(base), task.test_data(base)
-        self.plan_steps(len(self.training_data))  # type: ignore[arg-type]
+        self.steps_per_epoch = whole_batches(
+            len(self.training_data),  # type: ignore[arg-type]
+            recipe.optim.batch_size,
+            recipe.run.accumulate,
+            accelerator.num_processes,
+        )
+        self.steps = self.steps_per_epoch * recipe.run.epochs
         if recipe.run.gradient_checkpointing:
             checkpoint_gradients(base)
         chosen = choose(recipe, task, base, accelerator, progress, folder.chosen, resume)
@@ -94,29 +98,12 @@ class Training:
             self.added_bytes += bytes_of(t for t in self.allocator.state_dict().values() if isinstance(t, torch.Tensor))
         self.after_step = getattr(task, "after_step", None)
         self.kept = getattr(task, "kept", nullcontext)
-        self.metrics: Metrics | None = None
-
-    def plan_steps(self, samples: int) -> None:
-        """Fix the number of steps, and check that batches can be cut as asked."""
-        batch, processes = self.recipe.optim.batch_size, self.accelerator.num_processes
-        if batch % (self.recipe.run.accumulate * processes):
-            raise UsageError(
-                f"optim.batch_size {batch} cannot be shared equally by {self.recipe.run.accumulate} parts "
-                f"(run.accumulate) on {processes} processes"
-            )
-        if samples < batch:
-            raise UsageError(f"optim.batch_size is {batch}, but there are only {samples} training samples")
-        self.steps_per_epoch = samples // batch
-        self.steps = self.steps_per_epoch * self.recipe.run.epochs
+        self.records = Records(recipe, task, accelerator, folder, progress)
 
     def carry_out(self, resume: bool) -> dict[str, Any]:
         """Train from the start or from the last checkpoint, then judge and save."""
         state = self.restore() if resume else State()
-        if self.accelerator.is_main_process:
-            clear_leftovers(self.folder.checkpoints)
-            self.metrics = Metrics(self.folder.metrics, state.metrics_bytes)
-        if self.recipe.run.tracker:
-            self.accelerator.init_trackers(self.folder.path.name)
+        self.records.open(state.metrics_bytes)
         counts = trainable(self.model, self.task.head(self.model))
         self.progress.say(
             f"{self.recipe.method.name or 'no method'}: {counts['trainable_parameters']:,} trainable parameters, "
@@ -124,44 +111,21 @@ class Training:
             + (f", going on after step {state.step}" if resume else "")
         )
         if not resume:
-            self.draw_samples(0)
+            self.records.draw_samples(self.model, 0)
             self.checkpoint(state)
         self.run_steps(state)
         figures = self.judge(self.steps)
         processes = self.accelerator.num_processes
         result = {**figures, **counts, "steps": self.steps, "processes": processes, "peak_bytes": state.peak_bytes}
-        if self.metrics:
-            self.metrics.close()
-            self.draw_selection()
+        if self.records.metrics:
+            self.records.metrics.close()
+            self.records.draw_selection(self.model)
             with self.kept(self.model):
                 model = self.accelerator.unwrap_model(self.wrapped)
-                result = write_result(self.folder, self.recipe, model, result, self.describe)
+                result = write_result(self.folder, self.recipe, model, result, self.records.describe)
         self.accelerator.wait_for_everyone()
         self.accelerator.end_training()
         return result
-
-    def draw_selection(self) -> None:
-        """Draw what the method chose to train, if it chose; a picture that fails does not spoil the run."""
-        try:
-            model = getattr(self.recipe.model, "name", "the model")
-            draw_selection(self.folder, self.model, f"What {self.recipe.method.name} trains in {model}")
-        except ValueError as error:
-            self.progress.say(f"warning: no picture of what was chosen to train: {error}")
-
-    def describe(self, result: dict[str, Any]) -> None:
-        """Write what the task leaves beside the adapter, and, if it says how its result is used, the page and card."""
-        if hasattr(self.task, "leave"):
-            self.task.leave(self.folder.adapter)  # type: ignore[attr-defined]
-        if hasattr(self.task, "usage"):
-            from peft_runs.run_page import write_page
-
-            write_page(self.folder, self.recipe, self.task, result)
-
-    def draw_samples(self, step: int) -> None:
-        """The task's picture of how far the training is after `step` steps, if it has one."""
-        if hasattr(self.task, "draw") and self.accelerator.is_main_process:
-            draw_samples(self.task, self.model, self.folder, step, self.accelerator)
-            training_mode(self.model, self.recipe.method.name is not None)
 
     def restore(self) -> State:
         """The last checkpoint of this run, put into model and optimiser.
@@ -206,7 +170,7 @@ class Training:
             if self.after_step is not None:
                 self.after_step(self.model, state.step)
             timed = {} if measured or step == begun_at else {"seconds": seconds}
-            self.record("step", step=state.step, epoch=epoch, loss=loss, lr=rate, **timed)
+            self.records.add("step", step=state.step, epoch=epoch, loss=loss, lr=rate, **timed)
             self.progress.show("train", state.step, self.steps, f"epoch {epoch + 1}/{run.epochs} loss {loss:.4f}")
             self.finish_step(state, epoch)
 
@@ -249,7 +213,7 @@ class Training:
         self.optimizer.step()
         decided = None if self.allocate is None else self.allocate(step)
         if decided is not None:
-            self.record("allocation", step=step + 1, **decided)
+            self.records.add("allocation", step=step + 1, **decided)
         self.optimizer.zero_grad(set_to_none=True)
         return value, self.optimizer.param_groups[0]["lr"]
 
@@ -267,24 +231,16 @@ class Training:
         run, epoch = self.recipe.run, (step - 1) // self.steps_per_epoch
         figures = evaluate(self.task, self.model, self.test_data, self.accelerator, self.progress, run)
         training_mode(self.model, self.recipe.method.name is not None)
-        self.draw_samples(step)
-        self.record("evaluation", step=step, epoch=epoch, **figures)
+        self.records.draw_samples(self.model, step)
+        self.records.add("evaluation", step=step, epoch=epoch, **figures)
         said = ", ".join(f"{name} {value:.4f}" for name, value in figures.items())
         self.progress.say(f"epoch {epoch + 1}/{run.epochs}, step {step}: test {said}")
         return figures
 
-    def record(self, kind: str, **values: Any) -> None:
-        """One line of metrics.jsonl, and the tracker's."""
-        if self.metrics:
-            self.metrics.add(kind, **values)
-        if self.recipe.run.tracker:
-            numbers = {f"{kind}/{name}": value for name, value in values.items() if name not in ("step", "epoch")}
-            self.accelerator.log(numbers, step=values["step"])
-
     def checkpoint(self, state: State) -> None:
         """Write the state; the other processes wait."""
-        if self.metrics:
-            state.metrics_bytes = self.metrics.settle()
+        if self.records.metrics:
+            state.metrics_bytes = self.records.metrics.settle()
             state.scaler = self.accelerator.scaler.state_dict() if self.accelerator.scaler else None
             save_checkpoint(self.folder.checkpoints, state, self.model, self.optimizer.optimizer, self.allocator)
         self.accelerator.wait_for_everyone()
