@@ -172,3 +172,21 @@ def test_gradients_are_those_of_the_merged_tensors(name: str) -> None:
             parameters[key].data.copy_(moved)
         slope = (values[0] - values[1]) / 2e-5
         assert slope == pytest.approx(float(found[key].view(-1)[place]), rel=1e-5, abs=1e-7), key
+
+
+@pytest.mark.parametrize("name", ["sd15", "flux"])
+def test_fused_projections_which_it_does_not_reach_are_refused(name: str) -> None:
+    model = base(name)
+    dp.add_adapter(model, dp.DiffFitConfig())
+    move(model)
+    with torch.no_grad():
+        expected = run(name, model)
+        model.fuse_qkv_projections()
+        with pytest.raises(RuntimeError, match="call unfuse_qkv_projections"):
+            run(name, model)
+        model.unfuse_qkv_projections()
+        assert torch.equal(run(name, model), expected)
+    again = base(name)
+    again.fuse_qkv_projections()
+    with pytest.raises(ValueError, match=r"fused: call unfuse_qkv_projections"):
+        dp.add_adapter(again, dp.DiffFitConfig())

@@ -115,7 +115,14 @@ class Tied(Reparam):
 class FitLayer(ReparamLayer):
     """A module with DiffFit: no input of a linear or convolution is kept, and at most one tensor for its factors."""
 
+    attention: tuple[nn.Module, ...] = ()  # whose output this is; in a tuple, since it is no child
+
     def adapted_forward(self, *args: Any, **kwargs: Any) -> Any:
+        if any(map(is_fused, self.attention)):
+            raise RuntimeError(
+                "fuse_qkv_projections() made a copy of the projections that DiffFit adapts, which it does not reach: "
+                "call unfuse_qkv_projections(), or merge the adapter before"
+            )
         base: Any = self.base_layer
         if len(args) == 1 and not kwargs and not base._forward_hooks and not base._forward_pre_hooks:
             (x,) = args
@@ -163,6 +170,16 @@ class FitLayer(ReparamLayer):
             rows = FORWARDS[nn.Embedding.forward](base, x, weight=fit.delta("weight", base.weight), bias=None)
             y = (y + scale * rows).to(y.dtype)
         return y
+
+
+def is_fused(attention: nn.Module) -> bool:
+    """Whether diffusers runs a copy of the attention's projections in their place.
+
+    Of its older attention class `unfuse_qkv_projections` changes the processor alone.
+    """
+    by_itself = hasattr(attention, "_supports_qkv_fusion")
+    processor = type(getattr(attention, "processor", None)).__name__
+    return bool(getattr(attention, "fused_projections", False)) and (by_itself or "Fused" in processor)
 
 
 def _summand(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
@@ -83,10 +84,17 @@ def position_table(width: int, size: int, step: float = 1.0) -> Float[Tensor, "t
     return torch.cat([line.repeat(size, 1), line.repeat_interleave(size, 0)], dim=1)
 
 
+def check_config(model: Any, positions: float | None) -> None:
+    """Raise a ValueError where `write_config` could not say what a model's positions are."""
+    if positions is not None and hasattr(model, "register_to_config") and "interpolation_scale" not in model.config:
+        whole_size(model, positions)
+
+
 def write_config(model: Any, classes: int | None, positions: float | None) -> None:
     """Let the configuration of a merged diffusers model say what its modules hold, so that it loads as it was saved.
 
     DiT's has no word for coordinates: it is configured for the size at which they are whole, and takes larger ones.
+    A warning says so, since `DiTPipeline` draws at the configured size.
     """
     if not hasattr(model, "register_to_config"):
         return
@@ -95,7 +103,29 @@ def write_config(model: Any, classes: int | None, positions: float | None) -> No
     if positions is not None and "interpolation_scale" in model.config:
         model.register_to_config(interpolation_scale=model.pos_embed.interpolation_scale)
     elif positions is not None:
-        model.register_to_config(sample_size=round(model.config.sample_size * positions))
+        before, size = model.config.sample_size, whole_size(model, positions)
+        warnings.warn(
+            f"the merged {type(model).__name__} is configured for latents of {size}, where its positions are whole, "
+            f"and takes those of {before}; DiTPipeline draws these after `register_to_config(sample_size={before})`",
+            stacklevel=2,
+        )
+        model.register_to_config(sample_size=size)
+
+
+def whole_size(model: Any, positions: float) -> int:
+    """The size of latents at which a DiT's scaled positions are whole.
+
+    Raises:
+        ValueError: there is none.
+    """
+    size, patch = model.config.sample_size * positions, model.config.patch_size
+    if abs(size - round(size)) > 1e-6 or round(size) % patch:
+        raise ValueError(
+            f"positions times {positions:g} of a {type(model).__name__} for latents of {model.config.sample_size} are "
+            f"whole at {size:g}, which is no multiple of its patches of {patch}: its configuration cannot say so, and "
+            "the adapter cannot be merged"
+        )
+    return round(size)
 
 
 class SettingsLayer(FitLayer):

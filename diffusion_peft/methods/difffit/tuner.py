@@ -8,9 +8,9 @@ import torch
 from peft.utils.constants import DUMMY_TARGET_MODULES
 from torch import nn
 
-from diffusion_peft.methods.difffit.adapter import Fit, FitLayer, Tied
+from diffusion_peft.methods.difffit.adapter import Fit, FitLayer, Tied, is_fused
 from diffusion_peft.methods.difffit.places import Place, places, raw_tensors
-from diffusion_peft.methods.difffit.settings import ClassTable, Positions, SettingsLayer, write_config
+from diffusion_peft.methods.difffit.settings import ClassTable, Positions, SettingsLayer, check_config, write_config
 from peft_kernels.layer import AdapterLayer
 from peft_kernels.slices import Rows
 from peft_kernels.targets import compress
@@ -47,6 +47,8 @@ class DiffFitTuner(AdapterTuner):
                 f"{key!r} ({type(base).__name__}) has nothing that this DiffFitConfig trains: no factor stands on it, "
                 "and it has no bias, norm or class table, or these are switched off"
             )
+        if any(map(is_fused, self._attention(key))):
+            raise ValueError(f"the projections around {key!r} are fused: call unfuse_qkv_projections() first")
         if any(isinstance(module, AdapterLayer) for module in base.modules()):
             raise ValueError(
                 f"another adapter trains tensors within {key!r} ({type(base).__name__}), whose classes or positions "
@@ -55,7 +57,14 @@ class DiffFitTuner(AdapterTuner):
 
     def wrap(self, config: DiffFitConfig, key: str, base: nn.Module) -> AdapterLayer:
         place = self.places[key]
-        return (SettingsLayer if place.classes or place.positions else FitLayer)(base, self.prefix)
+        layer = (SettingsLayer if place.classes or place.positions else FitLayer)(base, self.prefix)
+        layer.attention = self._attention(key)
+        return layer
+
+    def _attention(self, key: str) -> tuple[nn.Module, ...]:
+        """The attention that the module called ``key`` is the output of."""
+        path, _, leaf = key.rpartition(".to_out.")
+        return (self.model.get_submodule(path),) if path and leaf else ()
 
     def make_adapter(self, config: DiffFitConfig, key: str, base: nn.Module, rows: Rows | None) -> nn.Module:
         place = self.places[key]
@@ -77,6 +86,8 @@ class DiffFitTuner(AdapterTuner):
         self, merge: bool = True, progressbar: bool = False, safe_merge: bool = False, adapter_names: Any = None
     ) -> Any:
         configs = [self.peft_config[name] for name in adapter_names or self.active_adapters]
+        for config in configs if merge else []:
+            check_config(self.model, config.pos_scale)  # type: ignore[attr-defined]
         plain = super()._unload_and_optionally_merge(merge, progressbar, safe_merge, adapter_names)
         for config in configs if merge else []:
             write_config(plain, config.num_classes, config.pos_scale)  # type: ignore[attr-defined]
