@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import diffusers
-import peft
 import torch
 from measure import write_results
 from peft import PeftConfig
@@ -25,14 +24,6 @@ import diffusion_peft as dp
 from peft_kernels.registry import methods
 
 BOUND = 5.0  # seconds
-# PEFT's own that the table of methods does not list.
-OTHERS = {
-    "oft": peft.OFTConfig,
-    "ia3": peft.IA3Config,
-    "loha": peft.LoHaConfig,
-    "lokr": peft.LoKrConfig,
-    "shira": peft.ShiraConfig,
-}
 CONFIG: dict[str, Any] = {"sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8}
 
 
@@ -85,12 +76,12 @@ def main() -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     model = unet(getattr(torch, settings.dtype))
-    known = {**{name: method.config for name, method in methods().items()}, **OTHERS}
+    known = methods()
     rows = {}
     print(f"{'':<14}{'attach':>8}{'save':>8}{'load':>8}{'parameters':>14}{'MB':>10}{'size':>8}")
     for name in settings.methods or known:
         try:
-            row = measure(model, known[name]())
+            row = measure(model, known[name].config())
         except ValueError as error:
             print(f"{name:<14}{str(error).partition(':')[0]}")
             continue

@@ -1,11 +1,9 @@
-"""Every method as it is put on a denoiser, the registered ones and more of PEFT's own, and those that refuse one."""
+"""Every method as it is put on a denoiser, and those that refuse one."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-import peft
 import torch
 from peft import PeftConfig
 from torch import nn
@@ -13,14 +11,6 @@ from torch import nn
 import diffusion_peft  # noqa: F401 (registers the methods)
 from peft_kernels.registry import methods
 
-# PEFT's own that the table of methods does not list.
-OTHERS: dict[str, type[PeftConfig]] = {
-    "oft": peft.OFTConfig,
-    "ia3": peft.IA3Config,
-    "loha": peft.LoHaConfig,
-    "lokr": peft.LoKrConfig,
-    "shira": peft.ShiraConfig,
-}
 # Refused by every denoiser, with a word of the reason.
 NO_CLASSIFIER, NO_TOKENS = "does not tell its classifier", "is a denoiser, whose blocks take no further tokens"
 NO_POINTS = "has none: take a model such as point_mae"
@@ -28,6 +18,10 @@ REFUSED = {"linear_probe": NO_CLASSIFIER, "pointgst": NO_POINTS, "vpt": NO_TOKEN
 # What looks at data or at values before it is attached, or needs a UNet or wide layers, has tests of its own.
 ELSEWHERE = {"spt", "sara", "scedit", "scale_long", "fdconv"}
 METHODS = sorted({*methods(), *OTHERS} - ELSEWHERE - set(REFUSED))
+REFUSED = {"linear_probe": NO_CLASSIFIER, "vpt": NO_TOKENS}
+# What looks at data or at values before it is attached, or needs a UNet, has tests of its own.
+ELSEWHERE = {"spt", "sara", "scedit", "scale_long"}
+METHODS = sorted(set(methods()) - ELSEWHERE - set(REFUSED))
 # DiT, PixArt and SD3 have norms without parameters; SaRA and DiffFit train norms only where they have some.
 WITHOUT_NORMS = ("sd3", "dit", "pixart", "pixart_uncaptioned")
 # At sizes that small models have room for.
@@ -43,8 +37,7 @@ IDENTITY: dict[str, dict[str, Any]] = {
 
 def configured(name: str, **fields: Any) -> PeftConfig:
     """The method's configuration with defaults for all that is not given."""
-    make: Callable[..., PeftConfig] = OTHERS[name] if name in OTHERS else methods()[name].config
-    return make(**fields)
+    return methods()[name].config(**fields)
 
 
 def refuses(name: str, architecture: str) -> bool:

@@ -61,5 +61,6 @@ def answer(root: Path, path: Path, reader: str, expected: Tensor) -> str:
     except (ValueError, KeyError) as error:
         return " ".join(str(error).split())
     found = outputs(pipeline)
-    assert not torch.equal(found, plain)
+    if torch.equal(found, plain):
+        return "nothing of it takes effect"
     return "yes" if (found - expected).abs().max().item() < CLOSE else "the outputs are others"

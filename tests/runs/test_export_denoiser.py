@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -53,7 +54,8 @@ def test_a_kohya_file_goes_out_and_comes_back_as_any_other_format(
 ) -> None:
     root, wanted = adapter
     file, base = tmp_path / "style.safetensors", root / BASE
-    code, said, error = here(capsys, "export", root / "lora", "--to", "kohya", "--out", file)
+    shutil.copytree(root / "lora", tmp_path / "run" / "adapter")
+    code, said, error = here(capsys, "export", tmp_path / "run", "--to", "kohya", "--out", file)
     assert (code, error) == (0, "")
     assert "sd-scripts" in said
     for to, out in (("peft", "folder"), ("comfy", "comfy.safetensors"), ("diffusers", "diffusers.safetensors")):

@@ -18,6 +18,7 @@ from tests.kernels.saved_adapters import GENERAL, WEIGHTS, edit, saved, setting
 from tests.runs.command import here
 from tests.runs.saved import MODEL, base, save_all
 
+PEFTS_OWN = ("dora", "ln_tuning", "loha", "lokr", "lora")
 DTYPES = {torch.float32: "F32", torch.float64: "F64", torch.int32: "I32"}
 
 
@@ -61,7 +62,7 @@ def test_own_adapters_are_named_counted_and_fit(name: str, adapters: Path, capsy
     assert told["problems"] == []
     assert told["readers"]["vision-peft"].startswith("yes")
     assert told["readers"]["ComfyUI"].startswith("no")
-    assert ("import vision_peft" in told["readers"]["PEFT"]) == (name not in ("lora", "dora", "ln_tuning"))
+    assert ("import vision_peft" in told["readers"]["PEFT"]) == (name not in PEFTS_OWN)
 
 
 def test_ranks_alpha_and_norm_of_the_change(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -212,3 +213,22 @@ def test_tables_show_the_same(adapters: Path, capsys: pytest.CaptureFixture, mon
     assert (code, "none" in error) == (2, True)
     code, said, error = here(capsys, "inspect", adapters / "base.safetensors")
     assert (code, "none that is known" in said) == (0, True)
+
+
+def test_folder_of_a_run_means_the_adapter_in_it(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    saved(tmp_path / "adapter", "ssf", model=base())
+    told = report(capsys, tmp_path)
+    assert (told["method"], told["file"]) == ("ssf", str(tmp_path / "adapter" / WEIGHTS))
+
+
+def test_long_settings_are_shown_by_their_first_entry(
+    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "2000")
+    saved(tmp_path, "sara", model=base(), density=0.05)
+    plan = report(capsys, tmp_path)["settings"]["plan"]["entries"]
+    first, count = next(iter(plan.items()))
+    _, said, _ = here(capsys, "inspect", tmp_path)
+    settings = next(line for line in said.splitlines() if line.startswith("settings"))
+    assert f"plan={{'entries': {{'{first}': {count}, ... {len(plan)} in all}}}}" in settings
+    assert settings.count("'dtype'") == 1

@@ -1,4 +1,4 @@
-"""PEFT's own methods of visual tuning, used as they are: LoRA, DoRA and LN tuning."""
+"""PEFT's own methods, used as they are."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from peft_kernels.peft_own import fill
 from peft_kernels.registry import Method, offer
 
 __all__ = ["fill"]
+
+LINEAR = "linear layers where it stands"  # PEFT has no SHiRA of convolutions, and an OFT of theirs that drops borders
 
 offer(
     Method(
@@ -39,5 +41,58 @@ offer(
         "Train the normalisation layers alone (PEFT's own)",
         "Zhao et al., ICLR 2024",
         prepare=fill,
+    )
+)
+offer(
+    Method(
+        "oft",
+        peft.OFTConfig,
+        "diffusion",
+        "Rotate the weights by orthogonal blocks (PEFT's own)",
+        "Qiu et al., NeurIPS 2023",
+        prepare=fill,
+        needs=LINEAR,
+    )
+)
+offer(
+    Method(
+        "loha",
+        peft.LoHaConfig,
+        "vision",
+        "Weight deltas that are products, entry by entry, of two low-rank ones (PEFT's own)",
+        "Hyeon-Woo et al., ICLR 2022",
+        prepare=fill,
+    )
+)
+offer(
+    Method(
+        "lokr",
+        peft.LoKrConfig,
+        "vision",
+        "Weight deltas that are Kronecker products with a low-rank factor (PEFT's own)",
+        "Yeh et al., ICLR 2024",
+        prepare=fill,
+    )
+)
+offer(
+    Method(
+        "shira",
+        peft.ShiraConfig,
+        "diffusion",
+        "As many random entries of the weights as a rank has (PEFT's own)",
+        "Bhardwaj et al., NeurIPS 2024",
+        prepare=fill,
+        needs=LINEAR,
+    )
+)
+offer(
+    Method(
+        "ia3",
+        peft.IA3Config,
+        "diffusion",
+        "A factor on every key, value and hidden feature of the MLPs (PEFT's own)",
+        "Liu et al., NeurIPS 2022",
+        prepare=fill,
+        needs="separate key and value projections, as denoisers have",
     )
 )
