@@ -17,10 +17,6 @@ NO_POINTS = "has none: take a model such as point_mae"
 REFUSED = {"linear_probe": NO_CLASSIFIER, "pointgst": NO_POINTS, "vpt": NO_TOKENS}
 # What looks at data or at values before it is attached, or needs a UNet or wide layers, has tests of its own.
 ELSEWHERE = {"spt", "sara", "scedit", "scale_long", "fdconv"}
-METHODS = sorted({*methods(), *OTHERS} - ELSEWHERE - set(REFUSED))
-REFUSED = {"linear_probe": NO_CLASSIFIER, "vpt": NO_TOKENS}
-# What looks at data or at values before it is attached, or needs a UNet, has tests of its own.
-ELSEWHERE = {"spt", "sara", "scedit", "scale_long"}
 METHODS = sorted(set(methods()) - ELSEWHERE - set(REFUSED))
 # DiT, PixArt and SD3 have norms without parameters; SaRA and DiffFit train norms only where they have some.
 WITHOUT_NORMS = ("sd3", "dit", "pixart", "pixart_uncaptioned")

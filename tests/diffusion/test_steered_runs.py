@@ -89,9 +89,9 @@ def test_several_conditions_are_drawn_from_one_picture_or_from_ready_images(
     condition.save(tmp_path / "ready.png")
     ready = ("--condition", tmp_path / "ready.png") * 2
     assert here(capsys, *words, *ready, "--out", tmp_path / "two")[0] == 0
-    pictures = [np.asarray(Image.open(tmp_path / name / "000_seed1.png")) for name in ("one", "two")]
-    assert np.array_equal(*pictures)
-    assert not np.array_equal(pictures[0], np.asarray(Image.open(tmp_path / "one" / "000_seed1_base.png")))
+    one, two = (np.asarray(Image.open(tmp_path / name / "000_seed1.png")) for name in ("one", "two"))
+    assert np.array_equal(one, two)
+    assert not np.array_equal(one, np.asarray(Image.open(tmp_path / "one" / "000_seed1_base.png")))
 
 
 # --- bad input -------------------------------------------------------------------------------------------------------

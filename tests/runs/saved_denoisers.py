@@ -21,11 +21,8 @@ BASE = "base"
 SMALL: dict[str, dict[str, Any]] = {
     "scale_long": {"reduction": 4},
     "fdconv": {"use_fdconv_if_c_gt": 0, "kernel_num": 2},
-}
-SMALL: dict[str, dict[str, Any]] = {
-    "scale_long": {"reduction": 4},
     "shira": {"r": 1},
-}  # what the tiny UNet has room for
+}
 
 
 def outputs(pipeline: Any) -> Tensor:
