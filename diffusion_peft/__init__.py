@@ -19,6 +19,12 @@ from diffusion_peft.adapters import (
 from diffusion_peft.data.conditions import Condition
 from diffusion_peft.denoiser import denoiser
 from diffusion_peft.embedded import pretrained
+from diffusion_peft.localization import (
+    localized_lora,
+    patch_text,
+    projection_parameters,
+    text_layers,
+)
 from diffusion_peft.methods import (
     DiffFitConfig,
     HipaConfig,
@@ -62,12 +68,16 @@ __all__ = [
     "enable_adapters",
     "hotswap_adapter",
     "load_adapter",
+    "localized_lora",
     "one_step",
     "one_step_scheduler",
+    "patch_text",
     "position_table",
     "pretrained",
+    "projection_parameters",
     "sara_counts",
     "save_adapter",
     "sensitivity",
     "set_adapters",
+    "text_layers",
 ]

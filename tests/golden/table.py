@@ -16,6 +16,7 @@ from .cases import (
     snella,
     spt,
     spt_selection,
+    text_localization,
 )
 from .harness import Kind
 
@@ -65,5 +66,12 @@ TABLE: dict[tuple[str, str], Kind] = {
     ("snella", "delta"): Kind(snella.delta, snell.tolerance),
     ("snella", "training"): Kind(snella.training, snell.training_tolerance, also=r"param\.\w+\.step[1-9]\d*"),
     ("snella", "vit_block"): Kind(snella.vit_block, snell.tolerance),
+    ("text_localization", "metrics"): Kind(text_localization.metrics, text_localization.exact),
+    ("text_localization", "patched_denoising"): Kind(
+        text_localization.patched_denoising, text_localization.tolerance, also=text_localization.INNER
+    ),
+    ("text_localization", "patched_layers"): Kind(
+        text_localization.patched_layers, text_localization.tolerance, also=text_localization.INNER
+    ),
     ("snella", "water_filling"): Kind(snella.water_filling, snella.volume_tolerance, also=r"case\d+\.volume"),
 }
