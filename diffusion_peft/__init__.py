@@ -20,6 +20,8 @@ from diffusion_peft.data.conditions import Condition
 from diffusion_peft.denoiser import denoiser
 from diffusion_peft.embedded import pretrained
 from diffusion_peft.localization import (
+    Localization,
+    localize_text_layers,
     localized_lora,
     patch_text,
     projection_parameters,
@@ -53,6 +55,7 @@ __all__ = [
     "HipaConfig",
     "HipaLoss",
     "HipaLossSpec",
+    "Localization",
     "SaraAllocator",
     "SaraConfig",
     "ScaleLongConfig",
@@ -68,6 +71,7 @@ __all__ = [
     "enable_adapters",
     "hotswap_adapter",
     "load_adapter",
+    "localize_text_layers",
     "localized_lora",
     "one_step",
     "one_step_scheduler",

@@ -13,10 +13,14 @@ from diffusion_peft.localization.layers import (
     text_layers,
 )
 from diffusion_peft.localization.patching import Slots, patch_text
+from diffusion_peft.localization.report import Localization
+from diffusion_peft.localization.search import localize_text_layers
 
 __all__ = [
+    "Localization",
     "Slots",
     "TextLayer",
+    "localize_text_layers",
     "localized_lora",
     "patch_text",
     "projection_parameters",

@@ -1,0 +1,119 @@
+"""Searching for the layers that draw the text, on untrained pipelines of every kind."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import DiffusionPipeline
+from torch import Tensor, nn
+
+import diffusion_peft as dp
+from diffusion_peft.localization.pairs import pairs_of
+from diffusion_peft.localization.search import Run
+from tests.diffusion.tiny_pipelines import KINDS, SIZE
+
+PAIRS = [("a circle in red", "a star"), ("a star in blue", "a square"), ("a square", "a circle")]
+LAYERS = {"sd1": 4, "sdxl": 4, "pixart": 2, "sd3": 2, "flux": 1}
+SMALL: dict[str, Any] = {"steps": 2, "batch": 2, "settings": {"height": SIZE, "width": SIZE}}
+EXTRA: dict[str, dict[str, Any]] = {"pixart": {"use_resolution_binning": False}}
+
+
+@pytest.fixture(scope="module")
+def pipelines() -> dict[str, DiffusionPipeline]:
+    torch.manual_seed(0)
+    made = {kind: KINDS[kind]() for kind in LAYERS}
+    for pipe in made.values():
+        for module in pipe.components.values():
+            if isinstance(module, nn.Module):
+                module.eval()  # as loaded ones are: T5 drops out
+    return made
+
+
+def small(kind: str, **more: Any) -> dict[str, Any]:
+    return {**SMALL, "settings": SMALL["settings"] | EXTRA.get(kind, {}), **more}
+
+
+def one_word(images: Tensor) -> list[str]:
+    return ["a star"] * len(images)
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_every_layer_is_scored(kind: str, pipelines: dict[str, Any]) -> None:
+    pipe = pipelines[kind]
+    before = {name: type(module) for name, module in pipe.components[part(pipe)].named_modules()}
+    found = dp.localize_text_layers(pipe, PAIRS, **small(kind))
+    assert found.indices == list(range(LAYERS[kind]))
+    assert len(found.best(1)) == 1
+    assert found.of()["ssim"] == pytest.approx(1)
+    assert all(0 <= found.of(layer)["mse"] <= 255**2 for layer in found.indices)
+    assert {name: type(module) for name, module in pipe.components[part(pipe)].named_modules()} == before
+
+
+def part(pipe: Any) -> str:
+    return "unet" if "unet" in pipe.components else "transformer"
+
+
+def test_layers_together_are_scored_as_one_by_one(pipelines: dict[str, Any]) -> None:
+    alone = dp.localize_text_layers(pipelines["sd3"], PAIRS, **small("sd3"))
+    together = dp.localize_text_layers(pipelines["sd3"], PAIRS, at_once=2, **small("sd3"))
+    for layer in alone.indices:
+        assert alone.of(layer) == pytest.approx(together.of(layer), rel=1e-3, abs=1e-3)
+
+
+def test_the_same_text_changes_nothing(pipelines: dict[str, Any]) -> None:
+    pairs = pairs_of([("a star", "a star")])
+    run = Run(pipelines["sd1"], 2, 5.0, 0, SMALL["settings"])
+    source, target = run.plain(pairs, [3])
+    [replaced] = run.replaced(pairs, [3], [1])
+    assert torch.equal(source, target)
+    assert torch.equal(source, replaced)
+
+
+def test_another_text_changes_the_picture(pipelines: dict[str, Any]) -> None:
+    pairs = pairs_of(PAIRS)
+    run = Run(pipelines["sd1"], 2, 5.0, 0, SMALL["settings"])
+    source, _ = run.plain(pairs, [3, 4, 5])
+    [replaced] = run.replaced(pairs, [3, 4, 5], [1])
+    assert not torch.equal(source, replaced)
+
+
+def test_a_reader_and_further_metrics_are_scored(pipelines: dict[str, Any], tmp_path: Path) -> None:
+    metrics: dict[str, Any] = {"bright": lambda found, source, target, pairs: found.mean((1, 2, 3))}
+    found = dp.localize_text_layers(
+        pipelines["sd1"], PAIRS, layers=[2], reader=one_word, metrics=metrics, **small("sd1")
+    )
+    scores = found.of(2)
+    assert found.score == "f1_target"
+    assert scores["precision_target"] == pytest.approx((1 + 0.5 + 0.5) / 3)  # a star, a square, a circle
+    assert 0 < scores["bright"] < 1
+    found.save(tmp_path / "report.json")
+    assert dp.Localization.load(tmp_path / "report.json").of(2) == scores
+
+
+@pytest.mark.parametrize("words", [["go", "no"], ["go", "go", "no", "no"], ["go", "no", "so", "go", "up"]])
+def test_words_are_exchanged(words: list[str]) -> None:
+    pairs = pairs_of([f'number {number}: a sign "{word}"' for number, word in enumerate(words)])
+    assert all(pair.source_text != pair.target_text for pair in pairs)
+    assert sorted(pair.target_text for pair in pairs) == sorted(words)
+    assert [pair.target.split('"')[0] for pair in pairs] == [pair.source.split('"')[0] for pair in pairs]
+
+
+@pytest.mark.parametrize(
+    ("prompts", "message"),
+    [
+        ([], "must be a list of prompts"),
+        ("a sign", "must be a list of prompts"),
+        (["a sign"], "needs one text in quotes"),
+        (['a "sign"', 'the "sign"', 'a "word"'], "cannot exchange them"),
+        (['a "sign"', ("a", "b")], "all prompts or all"),
+    ],
+)
+def test_unusable_prompts_are_refused(prompts: Any, message: str, pipelines: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=message):
+        dp.localize_text_layers(pipelines["sd1"], prompts)
+
+
+def test_an_unknown_score_is_refused(pipelines: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="did you mean 'ssim_target'"):
+        dp.localize_text_layers(pipelines["sd1"], PAIRS, score="ssim_targets")
