@@ -12,7 +12,8 @@ from diffusion_peft.localization.layers import (
     published_layers,
     text_layers,
 )
-from diffusion_peft.localization.patching import Slots, patch_text
+from diffusion_peft.localization.patching import patch_text
+from diffusion_peft.localization.projections import Slots
 from diffusion_peft.localization.report import Localization
 from diffusion_peft.localization.search import localize_text_layers
 

@@ -17,7 +17,8 @@ from torch import Tensor
 from diffusion_peft.localization.layers import chosen_layers, text_layers
 from diffusion_peft.localization.measures import Measures, Metric, Reader
 from diffusion_peft.localization.pairs import Pair, pairs_of
-from diffusion_peft.localization.patching import Slots, patch_text
+from diffusion_peft.localization.patching import patch_text
+from diffusion_peft.localization.projections import Slots
 from diffusion_peft.localization.report import Localization
 
 TARGET = 0  # place of the target's run among the generations of a batch

@@ -8,7 +8,7 @@ from peft import LoraConfig
 from torch import Tensor
 
 import diffusion_peft as dp
-from diffusion_peft.localization.patching import Slots, Window
+from diffusion_peft.localization.projections import Slots, Window
 from tests.diffusion.true_configs import small
 
 ROWS = 2

@@ -5,24 +5,57 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import DDPMScheduler, DiffusionPipeline, IFPipeline
 from torch import Tensor, nn
 
 import diffusion_peft as dp
 from diffusion_peft.localization.pairs import pairs_of
 from diffusion_peft.localization.search import Run
-from tests.diffusion.tiny_pipelines import KINDS, SIZE
+from tests.diffusion.tiny_pipelines import KINDS, SIZE, WIDTH, t5, t5_tokenizer, unet
 
 PAIRS = [("a circle in red", "a star"), ("a star in blue", "a square"), ("a square", "a circle")]
-LAYERS = {"sd1": 4, "sdxl": 4, "pixart": 2, "sd3": 2, "flux": 1}
+DEEPFLOYD: dict[str, Any] = {
+    "sample_size": 16,
+    "in_channels": 3,
+    "out_channels": 6,
+    "act_fn": "gelu",
+    "addition_embed_type": "text",
+    "addition_embed_type_num_heads": 2,
+    "attention_head_dim": 4,
+    "cross_attention_norm": "group_norm",
+    "down_block_types": ("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),
+    "mid_block_type": "UNetMidBlock2DSimpleCrossAttn",
+    "up_block_types": ("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"),
+    "encoder_hid_dim": WIDTH,
+    "cross_attention_dim": 2 * WIDTH,
+    "resnet_skip_time_act": True,
+    "resnet_time_scale_shift": "scale_shift",
+    "time_embedding_act_fn": "gelu",
+}
+LAYERS = {"if": 4, "sd1": 4, "sdxl": 4, "pixart": 2, "sd3": 2, "flux": 1}
 SMALL: dict[str, Any] = {"steps": 2, "batch": 2, "settings": {"height": SIZE, "width": SIZE}}
 EXTRA: dict[str, dict[str, Any]] = {"pixart": {"use_resolution_binning": False}}
+
+
+def deepfloyd() -> DiffusionPipeline:
+    """Adds noise of its own at every step."""
+    return IFPipeline(
+        tokenizer=t5_tokenizer(),
+        text_encoder=t5(),
+        unet=unet(**DEEPFLOYD),
+        scheduler=DDPMScheduler(variance_type="learned_range"),
+        safety_checker=None,
+        feature_extractor=None,
+        watermarker=None,
+        requires_safety_checker=False,
+    )
 
 
 @pytest.fixture(scope="module")
 def pipelines() -> dict[str, DiffusionPipeline]:
     torch.manual_seed(0)
-    made = {kind: KINDS[kind]() for kind in LAYERS}
+    kinds = {**KINDS, "if": deepfloyd}
+    made = {kind: kinds[kind]() for kind in LAYERS}
     for pipe in made.values():
         for module in pipe.components.values():
             if isinstance(module, nn.Module):
@@ -61,9 +94,10 @@ def test_layers_together_are_scored_as_one_by_one(pipelines: dict[str, Any]) -> 
         assert alone.of(layer) == pytest.approx(together.of(layer), rel=1e-3, abs=1e-3)
 
 
-def test_the_same_text_changes_nothing(pipelines: dict[str, Any]) -> None:
+@pytest.mark.parametrize("kind", ["sd1", "if"])
+def test_the_same_text_changes_nothing(kind: str, pipelines: dict[str, Any]) -> None:
     pairs = pairs_of([("a star", "a star")])
-    run = Run(pipelines["sd1"], 2, 5.0, 0, SMALL["settings"])
+    run = Run(pipelines[kind], 2, 5.0, 0, SMALL["settings"])
     source, target = run.plain(pairs, [3])
     [replaced] = run.replaced(pairs, [3], [1])
     assert torch.equal(source, target)
