@@ -7,7 +7,7 @@ from torch import Tensor
 
 from diffusion_peft.localization.changes import psnr, squared_error
 from diffusion_peft.localization.pairs import Pair
-from diffusion_peft.localization.texts import F1_PARTS, words
+from diffusion_peft.localization.texts import F1_PARTS, characters, words
 from peft_kernels.config import nearest
 
 Reader = Callable[[Tensor], Sequence[str]]
@@ -21,10 +21,22 @@ class Measures:
     Args:
         reader: what stands in pictures ``[N, 3, H, W]`` in 0 to 1.
         metrics: further ones by name; one number a picture.
+
+    Raises:
+        ValueError: a metric has the name of another measure.
     """
 
     def __init__(self, reader: Reader | None, metrics: Mapping[str, Metric]) -> None:
         self.reader, self.metrics = reader, dict(metrics)
+        for name in self.metrics:
+            if self.names.count(name) > 1:
+                raise ValueError(f"a metric needs a name of its own: {name!r} is measured already")
+
+    @property
+    def names(self) -> list[str]:
+        """Of all measures."""
+        read = [] if self.reader is None else [name for one, parts in F1_PARTS.items() for name in (one, *parts)]
+        return [*LIKENESS, *self.metrics, *read]
 
     def ranked_by(self, score: str | None) -> str:
         """The name of the measure to rank by.
@@ -32,13 +44,12 @@ class Measures:
         Raises:
             ValueError: there is none of this name.
         """
-        names = [*LIKENESS, *self.metrics]
-        if self.reader is not None:
-            names += [name for one, parts in F1_PARTS.items() for name in (one, *parts)]
         if score is None:
             return "f1_target" if self.reader is not None else "ssim_target"
-        if score not in names:
-            raise ValueError(f"`score` must be one of {', '.join(names)}; found {score!r}{nearest(score, names)}")
+        if score not in self.names:
+            raise ValueError(
+                f"`score` must be one of {', '.join(self.names)}; found {score!r}{nearest(score, self.names)}"
+            )
         return score
 
     def __call__(self, found: Tensor, source: Tensor, target: Tensor, pairs: Sequence[Pair]) -> dict[str, list[float]]:
@@ -56,9 +67,10 @@ class Measures:
                 ("target", [pair.target_text for pair in pairs]),
                 ("source", [pair.source_text for pair in pairs]),
             ):
-                agreed = [words(text, one) for text, one in zip(texts, wanted, strict=True)]
-                values[f"precision_{name}"] = [one.precision for one in agreed]
-                values[f"recall_{name}"] = [one.recall for one in agreed]
+                for kind, agreement in (("", words), ("letters_", characters)):
+                    agreed = [agreement(text, one) for text, one in zip(texts, wanted, strict=True)]
+                    values[f"{kind}precision_{name}"] = [one.precision for one in agreed]
+                    values[f"{kind}recall_{name}"] = [one.recall for one in agreed]
         for name, metric in self.metrics.items():
             numbers = [float(number) for number in metric(found, source, target, pairs)]
             if len(numbers) != len(pairs):

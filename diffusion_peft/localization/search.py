@@ -1,69 +1,27 @@
 """Which layers decide the text in a picture: every layer by itself reads another text, and the pictures are scored.
 
 A call of the pipeline makes ``[target, source at l₁, source at l₂, ...]`` from the same noise: one run of the target
-serves as many layers as fit in the batch, and nothing is kept from step to step.
+serves as many layers as fit in the batch, and nothing is kept from step to step. Then sets of the best layers are
+scored the same way, to see where the text no longer gains.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import nn
 
-from diffusion_peft.localization.layers import chosen_layers, text_layers
+from diffusion_peft.localization.generations import Generations
+from diffusion_peft.localization.layers import bare, chosen_layers, text_layers
 from diffusion_peft.localization.measures import Measures, Metric, Reader
 from diffusion_peft.localization.pairs import Pair, pairs_of
-from diffusion_peft.localization.patching import patch_text
-from diffusion_peft.localization.projections import Slots
 from diffusion_peft.localization.report import Localization
 
-TARGET = 0  # place of the target's run among the generations of a batch
-
-
-@dataclass(frozen=True)
-class Run:
-    """How every picture of a search is made.
-
-    Args:
-        pipeline: to call.
-        steps: of its scheduler.
-        guidance: strength of its guidance.
-        start_step: first step to replace in.
-        settings: further arguments of its call.
-    """
-
-    pipeline: Any
-    steps: int
-    guidance: float
-    start_step: int
-    settings: dict[str, Any]
-
-    def pictures(self, prompts: Sequence[str], seeds: Sequence[int]) -> Tensor:
-        """One picture a prompt, ``[N, 3, H, W]`` in 0 to 1; rows of one seed see the same noise, at every step."""
-        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        called = {"num_inference_steps": self.steps, "guidance_scale": self.guidance, **self.settings}
-        with torch.no_grad():
-            images = self.pipeline(list(prompts), generator=generators, output_type="np", **called).images
-        return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
-
-    def plain(self, pairs: Sequence[Pair], seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Pictures of the sources and of the targets, nothing replaced."""
-        prompts = [pair.target for pair in pairs] + [pair.source for pair in pairs]
-        both = self.pictures(prompts, [*seeds, *seeds])
-        return both[len(pairs) :], both[: len(pairs)]
-
-    def replaced(self, pairs: Sequence[Pair], seeds: Sequence[int], layers: Sequence[int]) -> list[Tensor]:
-        """For each of these layers the pictures of the sources that read the targets there."""
-        count = 1 + len(layers)
-        prompts = [pair.target for pair in pairs] + [pair.source for pair in pairs] * len(layers)
-        slots = {layer: Slots(len(pairs), count, {place: TARGET}) for place, layer in enumerate(layers, 1)}
-        with patch_text(self.pipeline, list(layers), slots=slots, start_step=self.start_step):
-            found = self.pictures(prompts, list(seeds) * count)
-        return list(found.split(len(pairs)))[1:]
+Told = Callable[[Localization, int, int], None]
 
 
 def localize_text_layers(
@@ -80,7 +38,10 @@ def localize_text_layers(
     seed: int = 42,
     batch: int = 4,
     at_once: int = 1,
+    largest_set: int = 1,
     settings: dict[str, Any] | None = None,
+    resume: Localization | None = None,
+    told: Told | None = None,
 ) -> Localization:
     """Score every text layer by what happens when it alone reads another text.
 
@@ -101,42 +62,86 @@ def localize_text_layers(
         seed: of the first picture; each pair has its own.
         batch: pairs in one call.
         at_once: layers in one call, which has ``(1 + at_once) · batch`` pictures.
+        largest_set: afterwards the best two, three, ... layers are scored together, up to so many.
         settings: further arguments of the pipeline's call, such as `height`.
+        resume: what a stopped search had found; it is gone on with, and must be of the same search.
+        told: called with what is found, and how many of how many pictures are scored, after each call of the pipeline.
 
     Raises:
-        ValueError: prompts or layers that cannot be used, or an unknown score.
+        ValueError: prompts or layers that cannot be used, an unknown score, or a report of another search.
     """
     pairs = pairs_of(prompts)
     known = text_layers(pipe) if layers is None else chosen_layers(pipe, layers)
-    if batch < 1 or at_once < 1:
-        raise ValueError(f"`batch` and `at_once` must be at least 1; found {batch} and {at_once}")
-    run = Run(pipe, steps, guidance, start_step, settings or {})
+    for name, number in (("batch", batch), ("at_once", at_once), ("largest_set", largest_set), ("steps", steps)):
+        if number < 1:
+            raise ValueError(f"`{name}` must be at least 1; found {number}")
     measure = Measures(reader, metrics or {})
     report = Localization(
         names=[layer.name for layer in known],
         indices=[layer.index for layer in known],
         score=measure.ranked_by(score),
-        settings={"prompts": pairs, "steps": steps, "guidance": guidance, "start_step": start_step, "seed": seed},
+        settings={
+            "prompts": [list(pair) for pair in pairs],
+            "steps": steps,
+            "guidance": guidance,
+            "start_step": start_step,
+            "seed": seed,
+            "batch": batch,
+            "settings": {name: repr(value) for name, value in (settings or {}).items()},
+            "measures": measure.names,
+            "weights": digest(bare(pipe)),
+        },
     )
-    with quiet(pipe):
-        for first in range(0, len(pairs), batch):
-            chunk = pairs[first : first + batch]
-            seeds = range(seed + first, seed + first + len(chunk))
-            source, target = run.plain(chunk, seeds)
-            report.add(None, measure(source, source, target, chunk))
-            for place in range(0, len(known), at_once):
-                together = [layer.index for layer in known[place : place + at_once]]
-                for index, pictures in zip(together, run.replaced(chunk, seeds, together), strict=True):
-                    report.add(index, measure(pictures, source, target, chunk))
+    if resume is not None:
+        report.go_on_from(resume)
+    run = Generations(pipe, steps, guidance, start_step, settings=settings or {})
+    search = Search(run, measure, report, pairs, range(seed, seed + len(pairs)), batch, at_once, told)
+    singles = [(index,) for index in report.indices]
+    sizes = range(2, min(largest_set, len(known)) + 1)
+    search.total = len(pairs) * (len(singles) + len(sizes))
+    search.score(singles)
+    search.score([tuple(report.best(size)) for size in sizes])
     return report
 
 
-@contextmanager
-def quiet(pipeline: Any) -> Iterator[None]:
-    """Within the block the pipeline shows no progress: it is called once for every few layers."""
-    before = dict(getattr(pipeline, "_progress_bar_config", {}))
-    pipeline.set_progress_bar_config(**{**before, "disable": True})
-    try:
-        yield
-    finally:
-        pipeline.set_progress_bar_config(**before)
+@dataclass
+class Search:
+    """A search in progress: what is in the report already is passed over."""
+
+    run: Generations
+    measure: Measures
+    report: Localization
+    pairs: Sequence[Pair]
+    seeds: Sequence[int]
+    batch: int
+    at_once: int
+    told: Told | None
+    total: int = 0
+
+    def score(self, sets: Sequence[tuple[int, ...]]) -> None:
+        """Score sets of layers on all pairs."""
+        for first in range(0, len(self.pairs), self.batch):
+            chunk = self.pairs[first : first + self.batch]
+            seeds = self.seeds[first : first + self.batch]
+            missing = [chosen for chosen in sets if self.report.pictures(*chosen) <= first]
+            if not missing:
+                continue
+            target, source = self.run.together(chunk, seeds, [()])
+            if self.report.pictures() <= first:
+                self.report.add((), self.measure(source, source, target, chunk))
+            for place in range(0, len(missing), self.at_once):
+                now = missing[place : place + self.at_once]
+                found = self.run.together(chunk, seeds, now)[1:]
+                for chosen, pictures in zip(now, found, strict=True):
+                    self.report.add(chosen, self.measure(pictures, source, target, chunk))
+                if self.told is not None:
+                    self.told(self.report, self.report.done, self.total)
+
+
+def digest(model: nn.Module) -> str:
+    """Of a model's weights: a search goes on with the same ones alone."""
+    found = sha256()
+    for name, tensor in model.state_dict().items():
+        found.update(name.encode())
+        found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()

@@ -11,8 +11,11 @@ from typing import NamedTuple
 
 SMALL = 1e-8  # that the authors add to a length
 SMALL_SUM = 1e-6  # and to the sum of precision and recall
+OF = ("target", "source")
 
-F1_PARTS = {f"f1_{of}": (f"precision_{of}", f"recall_{of}") for of in ("target", "source")}
+F1_PARTS = {  # of words and of letters
+    f"{kind}f1_{of}": (f"{kind}precision_{of}", f"{kind}recall_{of}") for kind in ("", "letters_") for of in OF
+}
 
 
 class Agreement(NamedTuple):

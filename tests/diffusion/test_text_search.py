@@ -9,8 +9,8 @@ from diffusers import DDPMScheduler, DiffusionPipeline, IFPipeline
 from torch import Tensor, nn
 
 import diffusion_peft as dp
+from diffusion_peft.localization.generations import Generations
 from diffusion_peft.localization.pairs import pairs_of
-from diffusion_peft.localization.search import Run
 from tests.diffusion.tiny_pipelines import KINDS, SIZE, WIDTH, t5, t5_tokenizer, unet
 
 PAIRS = [("a circle in red", "a star"), ("a star in blue", "a square"), ("a square", "a circle")]
@@ -97,19 +97,18 @@ def test_layers_together_are_scored_as_one_by_one(pipelines: dict[str, Any]) -> 
 @pytest.mark.parametrize("kind", ["sd1", "if"])
 def test_the_same_text_changes_nothing(kind: str, pipelines: dict[str, Any]) -> None:
     pairs = pairs_of([("a star", "a star")])
-    run = Run(pipelines[kind], 2, 5.0, 0, SMALL["settings"])
-    source, target = run.plain(pairs, [3])
-    [replaced] = run.replaced(pairs, [3], [1])
+    run = Generations(pipelines[kind], 2, 5.0, settings=SMALL["settings"])
+    target, source, replaced = run.together(pairs, [3], [(), (1, 2)])
     assert torch.equal(source, target)
     assert torch.equal(source, replaced)
 
 
 def test_another_text_changes_the_picture(pipelines: dict[str, Any]) -> None:
     pairs = pairs_of(PAIRS)
-    run = Run(pipelines["sd1"], 2, 5.0, 0, SMALL["settings"])
-    source, _ = run.plain(pairs, [3, 4, 5])
-    [replaced] = run.replaced(pairs, [3, 4, 5], [1])
+    run = Generations(pipelines["sd1"], 2, 5.0, settings=SMALL["settings"])
+    _, source, replaced, more = run.together(pairs, [3, 4, 5], [(), (1,), (1, 2)])
     assert not torch.equal(source, replaced)
+    assert not torch.equal(replaced, more)
 
 
 def test_a_reader_and_further_metrics_are_scored(pipelines: dict[str, Any], tmp_path: Path) -> None:
@@ -120,6 +119,7 @@ def test_a_reader_and_further_metrics_are_scored(pipelines: dict[str, Any], tmp_
     scores = found.of(2)
     assert found.score == "f1_target"
     assert scores["precision_target"] == pytest.approx((1 + 0.5 + 0.5) / 3)  # a star, a square, a circle
+    assert scores["letters_precision_target"] == pytest.approx((6 + 5 + 3) / 18, abs=1e-6)  # of "a star", the blank too
     assert 0 < scores["bright"] < 1
     found.save(tmp_path / "report.json")
     assert dp.Localization.load(tmp_path / "report.json").of(2) == scores
@@ -151,3 +151,64 @@ def test_unusable_prompts_are_refused(prompts: Any, message: str, pipelines: dic
 def test_an_unknown_score_is_refused(pipelines: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="did you mean 'ssim_target'"):
         dp.localize_text_layers(pipelines["sd1"], PAIRS, score="ssim_targets")
+
+
+class StopError(Exception):
+    pass
+
+
+class Keeper:
+    """Keeps each report and stops the search after some calls."""
+
+    def __init__(self, path: Path, *stops: int) -> None:
+        self.path, self.stops, self.calls = path, stops, 0
+
+    def __call__(self, report: dp.Localization, done: int, total: int) -> None:
+        self.calls += 1
+        assert done <= total == len(PAIRS) * (4 + 2)
+        report.save(self.path)
+        if self.calls in self.stops:
+            raise StopError
+
+
+def test_a_stopped_search_goes_on(pipelines: dict[str, Any], tmp_path: Path) -> None:
+    asked: dict[str, Any] = small("sd1", batch=1, at_once=2, largest_set=3)
+    whole = dp.localize_text_layers(pipelines["sd1"], PAIRS, **asked)
+    kept = tmp_path / "report.json"
+    told = Keeper(kept, 3, 8)  # among the layers, among their sets
+    for _ in told.stops:
+        with pytest.raises(StopError):
+            dp.localize_text_layers(pipelines["sd1"], PAIRS, told=told, resume=before(kept), **asked)
+    found = dp.localize_text_layers(pipelines["sd1"], PAIRS, told=told, resume=before(kept), **asked)
+    assert told.calls == len(PAIRS) * (2 + 1)
+    assert found == whole
+
+
+def before(path: Path) -> dp.Localization | None:
+    return dp.Localization.load(path) if path.exists() else None
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"steps": 3}, "its steps are 2, now 3"),
+        ({"layers": [0]}, "its names are"),
+        ({"score": "ssim"}, "its score are 'ssim_target', now 'ssim'"),
+    ],
+)
+def test_a_report_of_another_search_is_refused(
+    changed: dict[str, Any], message: str, pipelines: dict[str, Any]
+) -> None:
+    asked = small("sd1", layers=[2])
+    report = dp.localize_text_layers(pipelines["sd1"], PAIRS, **asked)
+    with pytest.raises(ValueError, match=message):
+        dp.localize_text_layers(pipelines["sd1"], PAIRS, **asked | changed, resume=report)
+
+
+def test_sets_grow_while_they_gain() -> None:
+    report = dp.Localization(names=["a", "b", "c"], indices=[0, 1, 2], score="f1")
+    for layers, score in (((0,), 0.3), ((1,), 0.1), ((2,), 0.4), ((0, 2), 0.6), ((0, 1, 2), 0.6)):
+        report.add(layers, {"f1": [score], "ssim": [1.0]})
+    assert report.ranking() == [2, 0, 1]
+    assert report.best_set() == [0, 2]
+    assert report.best_set(gain=0.25) == [2]
