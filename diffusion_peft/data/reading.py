@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from diffusion_peft.data.palette import COLORS
-from diffusion_peft.data.words import LETTERS, Word, font
+from diffusion_peft.data.words import LETTERS, LONGEST, Word, font
 
 SLACK = 1 / 16  # of the picture: how far a letter may stand off its place
 
@@ -45,21 +45,45 @@ def read_letters(images: Tensor, length: int) -> list[str]:
         images: `[N, 3, S, S]`, any range.
         length: number of letters.
     """
+    return _spelled(_matched(images, length)[0])
+
+
+def read_words(images: Tensor) -> list[str]:
+    """What stands in pictures of words of one to four letters, `[N, 3, S, S]`.
+
+    Of the lengths that one is read whose letters explain most of the brightness at their places, less what they leave.
+    """
+    found = [_matched(images, length) for length in range(1, LONGEST + 1)]
+    best = torch.stack([explained for _, explained in found]).argmax(0).tolist()
+    read = [_spelled(letters) for letters, _ in found]
+    return [read[length][number] for number, length in enumerate(best)]
+
+
+def _spelled(letters: Tensor) -> list[str]:
+    return ["".join(LETTERS[index] for index in row) for row in letters.tolist()]
+
+
+def _matched(images: Tensor, length: int) -> tuple[Tensor, Tensor]:
+    """Numbers of the best letters `[N, length]`, and how much more they explain than they leave `[N]`."""
     size = images.shape[-1]
     height, width = box(size)
     slack = round(SLACK * size)
     grey = (images.float() * images.new_tensor([0.299, 0.587, 0.114]).float().view(3, 1, 1)).sum(1)
     grey = torch.nn.functional.pad(grey[:, None], [slack + width] * 4, mode="replicate")[:, 0]
     letters = templates(size).flatten(1).to(grey.device)
-    found = []
+    found, gains = [], []
     for place in range(length):
         middle = size / 2 + (place - (length - 1) / 2) * font(size).getlength("M")
         left = round(middle - width / 2) + width  # of the leftmost window, in the padded picture
         top = (size - height) // 2 + width
         patch = grey[:, top : top + height + 2 * slack, left : left + width + 2 * slack]
         windows = patch.unfold(1, height, 1).unfold(2, width, 1).flatten(3).flatten(1, 2)  # [N, places, pixels]
-        found.append((normalised(windows) @ letters.T).abs().amax(1).argmax(1))
-    return ["".join(LETTERS[index] for index in row) for row in torch.stack(found, 1).tolist()]
+        agreed, where = (normalised(windows) @ letters.T).abs().max(1)
+        share, letter = agreed.max(1)
+        chosen = windows[torch.arange(len(windows)), where.gather(1, letter[:, None])[:, 0]]
+        found.append(letter)
+        gains.append((2 * share.square() - 1) * (chosen - chosen.mean(1, keepdim=True)).square().sum(1))
+    return torch.stack(found, 1), torch.stack(gains).sum(0)
 
 
 def letters_right(found: Sequence[str], wanted: Sequence[str]) -> float:

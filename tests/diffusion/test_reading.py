@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from diffusion_peft.data.drawn import to_tensor
-from diffusion_peft.data.reading import ground_of, letters_right, read_letters
+from diffusion_peft.data.reading import ground_of, letters_right, read_letters, read_words
 from diffusion_peft.data.words import Word, draw_word
 
 
@@ -17,6 +17,15 @@ def test_drawn_words_are_read(length: int) -> None:
     assert read_letters(images, length) == [word.text for word in words]
     noisy = images + 0.3 * torch.randn_like(images)
     assert letters_right(read_letters(noisy, length), [word.text for word in words]) > 0.95
+
+
+def test_words_of_any_length_are_read() -> None:
+    rng = np.random.default_rng(0)
+    words = [draw_word(rng, shift=2) for _ in range(120)]
+    images = torch.stack([to_tensor(word.picture(64)) for word in words])
+    assert read_words(images) == [word.text for word in words]
+    noisy = read_words(images + 0.3 * torch.randn_like(images))
+    assert sum(found == word.text for found, word in zip(noisy, words, strict=True)) > 0.95 * len(words)
 
 
 def test_other_words_and_noise_are_not() -> None:
