@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from diffusers.models.transformers.transformer_flux import FluxSingleTransformerBlock
 from peft import LoraConfig, PeftModel
 from torch import nn
 
@@ -30,6 +31,7 @@ class TextLayer:
         projections: names within it of what makes the text's keys and values.
         heads: number of heads.
         joint: whether the text is a stream of its own, which every block changes and which has seen the picture.
+        single: whether it shares the projections with the picture, as the first tokens (Flux' single blocks).
     """
 
     index: int
@@ -37,6 +39,12 @@ class TextLayer:
     projections: tuple[str, str]
     heads: int
     joint: bool
+    single: bool = False
+
+    @property
+    def block(self) -> str:
+        """Name of the block that the attention is part of."""
+        return self.name.rpartition(".")[0]
 
     @property
     def projection_names(self) -> list[str]:
@@ -54,7 +62,7 @@ def text_layers(model: Any) -> list[TextLayer]:
     """All layers of a denoiser, or of a pipeline's, that make keys and values of text.
 
     Cross-attention of UNets and transformers (``to_k``, ``to_v``), added keys and values of DeepFloyd IF and joint
-    attention of SD3 and Flux (``add_k_proj``, ``add_v_proj``).
+    attention of SD3 and Flux (``add_k_proj``, ``add_v_proj``); last Flux' single blocks.
 
     Raises:
         ValueError: there is none.
@@ -63,6 +71,9 @@ def text_layers(model: Any) -> list[TextLayer]:
     unet = hasattr(model, "down_blocks")
     found = []
     for name, module in _in_order(model):
+        if isinstance(module, FluxSingleTransformerBlock):
+            found.append(TextLayer(len(found), f"{name}.attn", OWN, int(module.attn.heads), True, single=True))
+            continue
         added = getattr(module, "add_k_proj", None) is not None
         if added or getattr(module, "is_cross_attention", False):
             heads = int(module.heads)  # type: ignore[arg-type]
@@ -162,5 +173,7 @@ def localized_lora(
     if targets not in parts:
         raise ValueError(f"`targets` must be one of {', '.join(parts)}; found {targets!r}{nearest(targets, parts)}")
     names = [f"{layer.name}.{part}" for layer in chosen for part in parts[targets] or layer.projections]
+    known = dict(bare(model).named_modules())
+    names = [name for name in names if name in known]  # the projection after a single block is its block's
     given = {"lora_alpha": r, "init_lora_weights": "gaussian", **settings}
     return LoraConfig(r=r, target_modules=names, **given)

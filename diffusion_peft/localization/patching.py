@@ -85,6 +85,8 @@ def patch_text(
                 else:
                     rows = slots[layer.index] if slots is not None else Slots(pictures or 0)
                     wrapped = Lockstep(*given, slots=rows, unconditional=patch_uncond)
+                    if layer.single:
+                        stack.callback(wrapped.count(model.get_submodule(layer.block)).remove)
                 wrapped.train(base.training)
                 setattr(attention, name, wrapped)
                 stack.callback(setattr, attention, name, base)

@@ -111,6 +111,7 @@ class Lockstep(PatchedProjection):
     def __init__(self, *given: Any, slots: Slots, unconditional: bool) -> None:
         super().__init__(*given)
         self.slots, self.unconditional = slots, unconditional
+        self.tokens: int | None = None  # of the text, where the picture's follow
         self._index: Tensor | None = None
 
     def index(self, rows: int, device: torch.device) -> Tensor:
@@ -120,8 +121,20 @@ class Lockstep(PatchedProjection):
         return self._index
 
     def replaced(self, x: Tensor, y: Tensor | None, *args: Any, **kwargs: Any) -> Tensor:
-        y = self.base(x, *args, **kwargs) if y is None else y
-        return y.index_select(0, self.index(len(y), y.device))
+        own: Tensor = self.base(x, *args, **kwargs) if y is None else y
+        index = self.index(len(own), own.device)
+        if self.tokens is None:
+            return own.index_select(0, index)
+        return torch.cat([own[:, : self.tokens].index_select(0, index), own[:, self.tokens :]], 1)
+
+    def count(self, block: nn.Module) -> Any:
+        """Take the number of text tokens from each call of a block; gives the handle of the hook."""
+        signature = inspect.signature(block.forward)
+
+        def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            self.tokens = signature.bind_partial(*args, **kwargs).arguments["encoder_hidden_states"].shape[1]
+
+        return block.register_forward_pre_hook(before, with_kwargs=True)
 
     def mask(self, mask: Tensor) -> Tensor:
         """The mask of the text that each row reads, one row a row of the batch."""

@@ -25,7 +25,7 @@ SHAPES = {  # number of layers, some of them by number
         },
     ),
     "sd3": (24, {10: "transformer_blocks.10.attn", 23: "transformer_blocks.23.attn"}),
-    "flux": (19, {18: "transformer_blocks.18.attn"}),
+    "flux": (57, {18: "transformer_blocks.18.attn", 19: "single_transformer_blocks.0.attn"}),
     "pixart": (28, {27: "transformer_blocks.27.attn2"}),
 }
 
@@ -91,11 +91,13 @@ def test_published_layers_have_the_papers_parameters(deepfloyd: UNet2DConditionM
         ("sd3", "qkvo", 4, 49_152),
         ("sd3", "qkvo", 64, 786_432),
         ("sd3", "text_kv", 4, 24_576),
+        ("flux", "qkvo", 4, 4 * (3072 + 3072) * (4 + 3)),
     ],
 )
 def test_lora_on_published_layers_has_this_many_parameters(name: str, targets: str, r: int, count: int) -> None:
     model = published(name)
-    dp.add_adapter(model, dp.localized_lora(model, r=r, targets=targets))
+    layers = [18, 19] if name == "flux" else "auto"
+    dp.add_adapter(model, dp.localized_lora(model, layers, r=r, targets=targets))
     assert sum(p.numel() for p in model.parameters() if p.requires_grad) == count
 
 

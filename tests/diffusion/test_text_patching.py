@@ -9,7 +9,7 @@ from torch import Tensor
 
 import diffusion_peft as dp
 from diffusion_peft.localization.projections import Slots, Window
-from tests.diffusion.true_configs import small
+from tests.diffusion.true_configs import ARCHITECTURES, small
 
 ROWS = 2
 
@@ -20,12 +20,17 @@ def call(name: str, model: Any, text: Tensor, rows: int = 1, timestep: int = 7) 
     with torch.no_grad():
         if name == "sd15":
             return model(noise, timestep, text).sample
+        if name == "flux":
+            given = {**ARCHITECTURES[name].inputs(), "encoder_hidden_states": text}
+            for key in ("pooled_projections", "guidance", "timestep"):
+                given[key] = given[key][:1].repeat_interleave(len(noise), 0)
+            return model(**{**given, "hidden_states": noise.flatten(1).view(len(noise), 32, 8)[:, :16]}).sample
         pooled = torch.ones(len(noise), 10)
         times = torch.full((len(noise),), timestep)
         return model(noise, text, pooled, times).sample
 
 
-@pytest.fixture(params=["sd15", "sd3"])
+@pytest.fixture(params=["sd15", "sd3", "flux"])
 def name(request: pytest.FixtureRequest) -> str:
     return request.param
 
@@ -164,3 +169,17 @@ def test_fused_projections_are_refused() -> None:
     model.fuse_qkv_projections()
     with pytest.raises(ValueError, match=r"attn2: its projections are fused"), dp.patch_text(model, [1], pictures=2):
         pass
+
+
+def test_the_picture_keeps_its_own_tokens_in_a_single_block() -> None:
+    model = small("flux").eval()
+    seen = []
+    text = torch.randn(2 * ROWS, 5, 12, generator=torch.Generator().manual_seed(2))
+    with dp.patch_text(model, [1], pictures=ROWS):
+        keys = model.single_transformer_blocks[0].attn.to_k
+        keys.register_forward_hook(lambda module, args, y: seen.append((module.base(args[0]), y)))
+        call("flux", model, text, 2)
+    [(own, found)] = seen
+    assert torch.equal(found[:ROWS, :5], own[ROWS:, :5])
+    assert torch.equal(found[:ROWS, 5:], own[:ROWS, 5:])
+    assert torch.equal(found[ROWS:], own[ROWS:])

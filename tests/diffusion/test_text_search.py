@@ -32,7 +32,7 @@ DEEPFLOYD: dict[str, Any] = {
     "resnet_time_scale_shift": "scale_shift",
     "time_embedding_act_fn": "gelu",
 }
-LAYERS = {"if": 4, "sd1": 4, "sdxl": 4, "pixart": 2, "sd3": 2, "flux": 1}
+LAYERS = {"if": 4, "sd1": 4, "sdxl": 4, "pixart": 2, "sd3": 2, "flux": 2}
 SMALL: dict[str, Any] = {"steps": 2, "batch": 2, "settings": {"height": SIZE, "width": SIZE}}
 EXTRA: dict[str, dict[str, Any]] = {"pixart": {"use_resolution_binning": False}}
 
