@@ -21,10 +21,13 @@ from diffusion_peft.denoiser import denoiser
 from diffusion_peft.embedded import pretrained
 from diffusion_peft.localization import (
     Localization,
+    edit_text,
+    invert_pictures,
     localize_text_layers,
     localized_lora,
     patch_text,
     projection_parameters,
+    replace_words,
     text_layers,
 )
 from diffusion_peft.methods import (
@@ -68,8 +71,10 @@ __all__ = [
     "delete_adapters",
     "denoiser",
     "disable_adapters",
+    "edit_text",
     "enable_adapters",
     "hotswap_adapter",
+    "invert_pictures",
     "load_adapter",
     "localize_text_layers",
     "localized_lora",
@@ -79,6 +84,7 @@ __all__ = [
     "position_table",
     "pretrained",
     "projection_parameters",
+    "replace_words",
     "sara_counts",
     "save_adapter",
     "sensitivity",

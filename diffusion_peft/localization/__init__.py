@@ -5,6 +5,8 @@ Staniszewski et al.: "Precise Parameter Localization for Textual Generation in D
 of a target prompt: where it keeps the scene and draws the target's word, that layer decides the text.
 """
 
+from diffusion_peft.localization.editing import Edited, edit_text, replace_words
+from diffusion_peft.localization.inversion import invert_pictures
 from diffusion_peft.localization.layers import (
     TextLayer,
     localized_lora,
@@ -18,13 +20,17 @@ from diffusion_peft.localization.report import Localization
 from diffusion_peft.localization.search import localize_text_layers
 
 __all__ = [
+    "Edited",
     "Localization",
     "Slots",
     "TextLayer",
+    "edit_text",
+    "invert_pictures",
     "localize_text_layers",
     "localized_lora",
     "patch_text",
     "projection_parameters",
     "published_layers",
+    "replace_words",
     "text_layers",
 ]

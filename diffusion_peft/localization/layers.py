@@ -104,6 +104,11 @@ def published_layers(model: Any) -> tuple[int, ...] | None:
     return (10,) if plain and count == 24 else None
 
 
+def published_start(model: Any) -> int:
+    """The first step in which the paper edits text with its published layers: of 50 steps (SD3: of 28)."""
+    return 4 if bare(model).config.get("addition_embed_type") == "text_time" else 2
+
+
 def chosen_layers(model: Any, layers: str | Sequence[int | str] = "auto") -> list[TextLayer]:
     """The layers of these numbers or names, each once, in order of execution.
 
