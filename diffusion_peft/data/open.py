@@ -6,11 +6,12 @@ from diffusion_peft.data.emoji_pictures import EmojiPictures
 from diffusion_peft.data.folder import FolderPictures
 from diffusion_peft.data.framing import Pictures
 from diffusion_peft.data.hub import HubPictures
+from diffusion_peft.data.spelling import SpelledPictures
 from diffusion_peft.data.style import StylePictures
 from diffusion_peft.data.subject import SubjectPictures
 from peft_kernels.data_errors import DataError, UnknownNameError, unknown
 
-DRAWN = {"style": StylePictures, "subject": SubjectPictures}
+DRAWN = {"style": StylePictures, "subject": SubjectPictures, "spelling": SpelledPictures}
 EMOJI = "emoji"
 NAMES = ("folder", EMOJI, *DRAWN)
 HUB = "hfds/"  # as timm calls it
@@ -21,7 +22,7 @@ def open_pictures(name: str, root: str | None, column: str, prompt: str | None, 
 
     Args:
         name: `folder`, a folder or zip at `root`; `emoji`, those at `root` on coloured grounds; `hfds/NAME` of
-            `datasets`; `style` or `subject`, sets that are drawn when they are asked for.
+            `datasets`; `style`, `subject` or `spelling`, sets that are drawn when they are asked for.
         root: where the pictures lie.
         column: of the captions.
         prompt: one caption for all.

@@ -86,6 +86,17 @@ def _matched(images: Tensor, length: int) -> tuple[Tensor, Tensor]:
     return torch.stack(found, 1), torch.stack(gains).sum(0)
 
 
+def around(size: int, length: int) -> Tensor:
+    """Where no letter of a word of this length stands, wherever it was shifted to: truth values `[S, S]`."""
+    height, width = (
+        part + 2 * round(SLACK * size) for part in (box(size)[0], round(length * font(size).getlength("M")))
+    )
+    top, left = max((size - height) // 2, 0), max((size - width) // 2, 0)
+    outside = torch.ones(size, size, dtype=torch.bool)
+    outside[top : size - top, left : size - left] = False
+    return outside
+
+
 def letters_right(found: Sequence[str], wanted: Sequence[str]) -> float:
     """Share of the letters that are the right ones at their places."""
     pairs = [pair for one, other in zip(found, wanted, strict=True) for pair in zip(one, other, strict=True)]

@@ -136,7 +136,7 @@ class TuningData:
     Attributes:
         name: `folder` (at `root`), `emoji` (at `root`, on coloured grounds, as the embedded pipelines know them),
             `hfds/NAME` (a dataset of the hub, `root` its `data_dir`), or a set that the project draws itself: `style`,
-            `subject`.
+            `subject`, `spelling`.
         root: folder or zip of pictures, with captions in its `metadata.jsonl`.
         column: of the captions there.
         prompt: one caption for all pictures, instead of theirs.

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from diffusion_peft.data.drawn import to_tensor
-from diffusion_peft.data.reading import ground_of, letters_right, read_letters, read_words
+from diffusion_peft.data.reading import around, ground_of, letters_right, read_letters, read_words
 from diffusion_peft.data.words import Word, draw_word
 
 
@@ -39,3 +39,12 @@ def test_ground_is_told_from_the_border() -> None:
     grounds = ["white", "red", "blue", "pink", "grey"]
     images = torch.stack([to_tensor(Word("AB", "black", ground).picture(64)) for ground in grounds])
     assert ground_of(images / 2 + 0.5) == grounds
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 4])
+def test_words_stand_inside_of_their_box(length: int) -> None:
+    outside = around(64, length)
+    for shift in ((-2, -2), (2, 2)):
+        drawn = to_tensor(Word("W" * length, "black", "white", shift).picture(64))
+        assert bool((drawn[:, outside] == 1).all())
+    assert outside.float().mean() > 0.4

@@ -9,6 +9,8 @@ from diffusion_peft.data.drawn import to_tensor
 from diffusion_peft.data.neon import GLOWS, lettered, lit
 from diffusion_peft.data.palette import COLORS
 from diffusion_peft.data.reading import ground_of, letters_right, read_letters
+from diffusion_peft.data.spelling import TEST_SIZE as SPELLED
+from diffusion_peft.data.spelling import SpelledPictures
 from diffusion_peft.data.style import STYLE, TEST, TEST_SIZE, TRAIN, StylePictures
 from diffusion_peft.data.subject import CLASS, NAME, SubjectPictures
 
@@ -71,3 +73,18 @@ def test_subject_stands_on_the_ground_of_its_caption() -> None:
         [ground] = ground_of(to_tensor(drawn.image)[None] / 2 + 0.5)
         assert drawn.caption == f"{NAME} {CLASS} on {ground}"
         assert ground in COLORS
+
+
+def test_spelling_holds_words_out() -> None:
+    pictures = SpelledPictures()
+    tested = [pictures.drawn((epoch, len(pictures) - SPELLED)) for epoch in (0, 1)]
+    assert tested[0].image.tobytes() == tested[1].image.tobytes()
+    train, test = (
+        {pictures.drawn((0, index)).caption.split('"')[1] for index in part}
+        for part in (range(len(pictures) - SPELLED), range(len(pictures) - SPELLED, len(pictures)))
+    )
+    assert not train & test
+    again, other = (SpelledPictures(seed=seed).drawn((0, 3)).image.tobytes() for seed in (0, 1))
+    assert pictures.drawn((0, 3)).image.tobytes() == again != other
+    assert {len(word) for word in train} == {len(word) for word in test} == {1, 2, 3, 4}
+    assert pictures.drawn((0, 3)).caption != pictures.drawn((1, 3)).caption
