@@ -14,6 +14,7 @@ COMMANDS = {
     "train": "carry out a recipe, or go on with a run that was stopped",
     "evaluate": "judge a finished run again, or a recipe's model as it is",
     "sample": "draw pictures with a pipeline and any number of adapters",
+    "localize": "find the attention layers that draw the text in a picture",
     "methods": "list the methods, or all settings of one",
     "compare": "adapt with several methods, and compare them",
     "benchmark": "carry out VTAB-1k, FGVC or a few-shot protocol, up to the papers' table",

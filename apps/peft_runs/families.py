@@ -49,6 +49,8 @@ def _diffusion_tasks() -> Mapping[str, type[Task]]:
     }
 
 
-_DIFFUSION_COMMANDS = ("train", "evaluate", "sample", "methods", "compare", "inspect", "merge", "export", "convert")
+_DIFFUSION_COMMANDS = (
+    *("train", "evaluate", "sample", "localize", "methods", "compare", "inspect", "merge", "export", "convert"),
+)
 _DIFFUSION_OWN = {"merge": "merge_pipeline", "export": "export_denoiser"}
 DIFFUSION = Family("diffusion-peft", "diffusion", _diffusion_tasks, _DIFFUSION_COMMANDS, _DIFFUSION_OWN)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from PIL import Image
 
 from peft_kernels.registry import methods
@@ -48,6 +48,16 @@ def write_page(folder: RunFolder, recipe: Recipe, task: Any, result: dict[str, A
         "command": f"{program} train --recipe {shlex.quote(str(folder.recipe))} --out FOLDER",
         "recipe": yaml.safe_dump(recipe.as_dict(), sort_keys=False),
     }
+    with Image.open(folder.path / CURVES) as curves:
+        text = template("run.html.j2").render(
+            **shown, curves=as_address(curves, 2 * LARGEST), grids=grids(folder), prompts=task.prompts()
+        )
+    write_text(folder.path / PAGE, text)
+    write_text(folder.adapter / CARD, card(recipe, shown))
+
+
+def template(name: str) -> Template:
+    """A page of this package."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).resolve().parent),
         autoescape=True,
@@ -55,12 +65,7 @@ def write_page(folder: RunFolder, recipe: Recipe, task: Any, result: dict[str, A
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    with Image.open(folder.path / CURVES) as curves:
-        text = environment.get_template("run.html.j2").render(
-            **shown, curves=as_address(curves, 2 * LARGEST), grids=grids(folder), prompts=task.prompts()
-        )
-    write_text(folder.path / PAGE, text)
-    write_text(folder.adapter / CARD, card(recipe, shown))
+    return environment.get_template(name)
 
 
 def figures(recipe: Recipe, task: Any, result: dict[str, Any]) -> dict[str, str]:

@@ -26,7 +26,7 @@ SMALL = (
 def process(*words: object, before: tuple[str, ...] = (), program: Path = PROGRAM) -> subprocess.CompletedProcess[str]:
     """Run the installed command to its end, one thread a process."""
     return subprocess.run(
-        [*before, str(PROGRAM), *map(str, words)], capture_output=True, text=True, env=one_thread(), timeout=300
+        [*before, str(program), *map(str, words)], capture_output=True, text=True, env=one_thread(), timeout=300
     )
 
 
