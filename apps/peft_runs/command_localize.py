@@ -3,6 +3,7 @@
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 from peft_runs.errors import UsageError
 from peft_runs.families import Family
@@ -40,7 +41,7 @@ def run(family: Family, words: list[str]) -> None:
         prompts=prompts(options),
         **{name: getattr(options, name) for name in (*taken, "largest_set", "size", "dtype")},
     )
-    device = PartialState(cpu=options.device == "cpu").device
+    device: Any = PartialState(cpu=options.device == "cpu").device
     with RunProgress() as progress:
         said = localize(asked, Folder(options.out, words), device, progress)
     print(said)

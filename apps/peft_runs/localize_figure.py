@@ -59,7 +59,8 @@ def draw_layers(report: Localization, path: Path, title: str) -> None:
 
 def _numbers(axes: Any, values: np.ndarray, shares: np.ndarray) -> None:
     for (row, column), value in np.ndenumerate(values):
-        red, green, blue, *_ = to_rgb(shades(STRUCTURED)(shares[row, column])[:3])
+        colour: Any = shades(STRUCTURED)(float(shares[row, column]))
+        red, green, blue = to_rgb(colour)
         dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.6
         ink = LIGHT.ground if dark else LIGHT.ink
         axes.text(column, row, number(value), ha="center", va="center", fontsize=6.5, color=ink)

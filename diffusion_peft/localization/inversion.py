@@ -33,7 +33,8 @@ def invert_pictures(pipe: Any, pictures: Tensor, prompts: Sequence[str], *, step
         DataError: a pipeline of a kind that is not known.
     """
     schedule = pipe.scheduler
-    if not isinstance(schedule, DDIMScheduler) or schedule.config.prediction_type not in ("epsilon", "v_prediction"):
+    settings: Any = schedule.config
+    if not isinstance(schedule, DDIMScheduler) or settings.prediction_type not in ("epsilon", "v_prediction"):
         raise ValueError(
             f"pictures are inverted with DDIM; found {type(schedule).__name__}: set "
             "`pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)`"
@@ -42,7 +43,7 @@ def invert_pictures(pipe: Any, pictures: Tensor, prompts: Sequence[str], *, step
         raise ValueError(f"each picture needs the prompt that describes it; found {len(pictures)} and {len(prompts)}")
     kind = kind_of(pipe)
     schedule.set_timesteps(steps)
-    between = schedule.config.num_train_timesteps // steps
+    between = settings.num_train_timesteps // steps
     with torch.no_grad():
         given = kind.encode(list(prompts), kind.device)
         height, width = pictures.shape[-2:]
@@ -57,7 +58,7 @@ def invert_pictures(pipe: Any, pictures: Tensor, prompts: Sequence[str], *, step
             start = found
             for _ in range(rounds):
                 predicted = kind.predict(kind.denoiser, found, torch.full((len(found),), timestep), given)
-                if schedule.config.prediction_type == "v_prediction":
+                if settings.prediction_type == "v_prediction":
                     predicted = alpha.sqrt() * predicted + (1 - alpha).sqrt() * found
                 clean = (start - (1 - lower).sqrt() * predicted) / lower.sqrt()
                 found = alpha.sqrt() * clean + (1 - alpha).sqrt() * predicted
