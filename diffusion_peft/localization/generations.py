@@ -49,6 +49,9 @@ class Generations:
         """One picture a prompt, ``[N, 3, H, W]`` in 0 to 1."""
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         called = {"num_inference_steps": self.steps, "guidance_scale": self.guidance, **self.settings}
+        for name, value in self.settings.items():
+            if name.startswith("negative_prompt") and isinstance(value, str):
+                called[name] = [value] * len(prompts)  # pipelines want as many as prompts
         if self.latents is not None:
             called["latents"] = self.latents.repeat(len(prompts) // len(self.latents), 1, 1, 1)
         with torch.no_grad(), quiet(self.pipeline):

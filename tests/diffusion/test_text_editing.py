@@ -45,6 +45,14 @@ def test_all_layers_draw_the_target_and_none_the_source(pipe: Any) -> None:
     torch.testing.assert_close(late.edited, late.source)
 
 
+def test_a_negative_prompt_is_for_all(pipe: Any) -> None:
+    asked = {**ASKED, "settings": {**ASKED["settings"], "negative_prompt": "a square"}}
+    found = dp.edit_text(pipe, PAIRS, ALL, **asked)
+    one = dp.edit_text(pipe, PAIRS[1:2], ALL, seeds=[43], **asked)
+    torch.testing.assert_close(found.edited[1:2], one.edited, atol=1e-4, rtol=0)
+    assert not torch.allclose(found.edited, dp.edit_text(pipe, PAIRS, ALL, **ASKED).edited, atol=1e-3)
+
+
 def test_windows_lie_between_source_and_target(pipe: Any) -> None:
     far = []
     for start in (0, 1, 2):
