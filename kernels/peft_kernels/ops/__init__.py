@@ -1,5 +1,6 @@
 """Pure functions of tensors, one operation a file or folder; they know nothing of PEFT."""
 
+from .deformable import deformable_attention
 from .edges import edge_distance, edge_lines, sobel
 from .frozen import frozen_conv, frozen_linear
 from .graph_basis import graph_basis
@@ -22,6 +23,7 @@ __all__ = [
     "Filter",
     "Spectra",
     "clean_from",
+    "deformable_attention",
     "delta_sparse",
     "edge_distance",
     "edge_lines",
