@@ -29,10 +29,11 @@ from vision_peft.methods import (
     cloud_spectra,
     fill,
     fold_scaling,
+    interactions_config,
     load_pointgst,
     spt_config,
 )
-from vision_peft.models import load_point_checkpoint
+from vision_peft.models import load_point_checkpoint, pyramid
 
 __all__ = [
     "AdapterError",
@@ -55,10 +56,12 @@ __all__ = [
     "fill",
     "fold_scaling",
     "hotswap_adapter",
+    "interactions_config",
     "load_adapter",
     "load_point_checkpoint",
     "load_pointgst",
     "models",
+    "pyramid",
     "sensitivity",
     "spt_config",
 ]

@@ -11,10 +11,14 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Tolerance:
-    """The largest error allowed: relative to the expected tensor's largest magnitude, or absolute."""
+    """The largest error allowed: relative to the expected tensor's largest magnitude, or absolute.
+
+    Where that magnitude is below ``zero``, all of the tensor is rounding, and ``zero`` is the largest error allowed.
+    """
 
     value: float
     absolute: bool = False
+    zero: float = 0.0
 
     def __str__(self) -> str:
         return f"{self.value:.0e}{' absolute' if self.absolute else ''}"
@@ -63,6 +67,8 @@ def compare(name: str, found: Tensor, expected: Tensor, tolerance: Tolerance) ->
             return Line(name, False, math.inf, tolerance, f"found {what} {of_found}, expected {of_expected}")
     if not expected.dtype.is_floating_point:
         tolerance = Tolerance(0.0)
+    elif expected.numel() and expected.abs().max() < tolerance.zero:
+        tolerance = Tolerance(tolerance.zero, absolute=True)
     found, expected = found.detach().to(torch.float64), expected.to(torch.float64)
     missing = found.isnan() & expected.isnan()
     found, expected = (values.masked_fill(missing, 0.0) for values in (found, expected))

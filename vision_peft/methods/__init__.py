@@ -4,6 +4,7 @@ from vision_peft.methods.adapter_plus import AdapterPlusConfig, fold_scaling
 from vision_peft.methods.fdconv import FdconvConfig
 from vision_peft.methods.own import fill
 from vision_peft.methods.pointgst import PointGstConfig, bound_spectra, cloud_spectra, load_pointgst
+from vision_peft.methods.pyramid import interactions_config
 from vision_peft.methods.sliced_lora import SlicedLoraConfig
 from vision_peft.methods.snell import SnellConfig
 from vision_peft.methods.snella import SnellaAllocator, SnellaConfig
@@ -30,6 +31,7 @@ __all__ = [
     "cloud_spectra",
     "fill",
     "fold_scaling",
+    "interactions_config",
     "load_pointgst",
     "spt_config",
 ]

@@ -7,6 +7,7 @@ from vision_peft.models.fdconv import (
     fdconv_resnet101,
     fdconv_swin_tiny,
 )
+from vision_peft.models.piip import Piip, pyramid
 from vision_peft.models.point_checkpoints import LoadReport, load_point_checkpoint
 from vision_peft.models.point_gpt import PointGpt, point_gpt_b, point_gpt_l, point_gpt_s
 from vision_peft.models.point_parts import PointParts, point_mae_parts
@@ -22,6 +23,7 @@ from vision_peft.models.vit_mini import vit_mini
 
 __all__ = [
     "LoadReport",
+    "Piip",
     "PointGpt",
     "PointParts",
     "PointTransformer",
@@ -40,5 +42,6 @@ __all__ = [
     "point_mae_parts",
     "point_mini",
     "point_recon",
+    "pyramid",
     "vit_mini",
 ]

@@ -1,0 +1,173 @@
+"""Pyramids: what they start as, what learns when, sizes and shapes, and what they refuse."""
+
+from typing import Any
+
+import pytest
+import timm
+import torch
+from torch.nn import functional as F
+
+import vision_peft as vp
+from vision_peft.models.piip import InteractionSpec
+from vision_peft.models.piip.branches import segments
+from vision_peft.models.piip.interaction import Unit
+
+from .tiny_pyramids import branches, opened, pictures, tiny
+
+
+def test_a_new_pyramid_is_the_mean_of_its_branches():
+    model, x = tiny(), pictures()
+    alone = [
+        each.model(x if size == (64, 64) else F.interpolate(x, size, mode="bilinear"))
+        for each, size in zip(model.views(), model.layout.sizes, strict=True)
+    ]
+    assert torch.allclose(model(x), torch.stack(alone).mean(0), atol=1e-6)
+    assert not torch.allclose(opened(model)(x), torch.stack(alone).mean(0), atol=1e-3)
+
+
+@pytest.mark.parametrize("spec", [InteractionSpec(deform_num_heads=4), InteractionSpec(norm="none", with_cffn=False)])
+def test_a_new_unit_gives_back_what_it_got(spec):
+    unit = Unit(64, 32, spec)
+    x1, x2 = torch.randn(2, 6, 64), torch.randn(2, 20, 32)
+    y1, y2 = unit(x1, (2, 3), x2, (4, 5))
+    assert torch.equal(y1, x1)
+    assert torch.equal(y2, x2)
+
+
+def test_gates_learn_first_then_what_is_behind_them():
+    model = tiny(readout="mean").train()
+    optimizer, x = torch.optim.SGD(model.interactions.parameters(), lr=0.1), pictures()
+    moved = []
+    for _ in range(3):
+        optimizer.zero_grad()
+        model(x).square().sum().backward()
+        moved.append({n for n, p in model.interactions.named_parameters() if p.grad.abs().max() > 0})
+        optimizer.step()
+    everything = {n for n, _ in model.interactions.named_parameters()}
+    assert moved[0] == {n for n in everything if n.endswith("gamma")}
+    assert everything - moved[1] == {n for n in everything if ".query_norm." in n}  # read by weights that are 0 still
+    assert moved[2] == everything
+
+
+def test_class_tokens_do_not_need_the_last_interaction():
+    assert len(tiny().interactions) == 2
+    model = opened(tiny(last_interaction=True)).train()
+    model(pictures()).sum().backward()
+    reached = {n.split(".")[0] for n, p in model.interactions.named_parameters() if p.grad.abs().max() > 0}
+    assert reached == {"0", "1"}
+    assert len(tiny(readout="patch0").interactions) == len(tiny(output="merged").interactions) == 3
+
+
+@pytest.mark.parametrize(
+    ("depth", "count", "lengths"),
+    [(12, 12, [1] * 12), (24, 12, [2] * 12), (32, 12, [2] * 4 + [3] * 8), (48, 12, [4] * 12), (5, 3, [1, 2, 2])],
+)
+def test_segments(depth, count, lengths):
+    found = segments(depth, count, "branch")
+    assert [last - first + 1 for first, last in found] == lengths
+    assert found[0][0] == 0
+    assert found[-1][1] == depth - 1
+
+
+def test_an_empty_segment_passes_a_branch_by():
+    given = [[[0, 0], [1, 2]], [[0, 1], [2, 2]], [[0, 2], [3, 2]]]
+    assert tiny(interaction_indexes=given)(pictures()).shape == (2, 5)
+
+
+def test_pictures_of_another_shape():
+    sizes = ((32, 48), (48, 64), (64, 96))
+    model = opened(tiny(branches(sizes), output="merged"))
+    assert model(pictures(64, 96)).shape == (2, 5)
+    assert [state.grid for state in model.run(pictures(64, 96))[-1]] == [(2, 3), (3, 4), (4, 6)]
+    free = opened(tiny(dynamic_img_size=True))
+    assert [state.grid for state in free.run(pictures(128, 96))[-1]] == [(4, 3), (6, 4), (8, 6)]
+    with pytest.raises(ValueError, match="takes pictures of 64×64, but these have 128×96"):
+        tiny()(pictures(128, 96))
+    with pytest.raises(ValueError, match=r"multiples of 16; found \(100, 96\), and the nearest is 96"):
+        free(pictures(100, 96))
+
+
+def test_each_picture_is_seen_by_itself():
+    model, x = opened(tiny(output="merged")), pictures(count=3)
+    assert torch.allclose(model(x)[[2, 0, 1]], model(x[[2, 0, 1]]), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["eva02_tiny_patch14_224", "beit_base_patch16_224", "convnext_atto"])
+def test_other_families(name):
+    small: dict[str, dict[str, Any]] = {
+        "eva02_tiny_patch14_224": {"patch_size": 16, "embed_dim": 64, "depth": 3, "num_heads": 2},
+        "beit_base_patch16_224": {"embed_dim": 64, "depth": 3, "num_heads": 2},
+        "convnext_atto": {"depths": (1, 1, 2, 1), "dims": (16, 32, 32, 64)},
+    }
+    model, x = tiny([(name, 64, small[name]), *branches((64, 96), (32, 32))]), pictures(96, 96)
+    first = model.views()[0]
+    state = first.run(first.embed(model.images(x)[0]), 0, first.depth - 1)
+    assert torch.allclose(first.normed(state), first.model.forward_features(model.images(x)[0]), atol=1e-5)
+    assert opened(model)(x).shape == (2, 5)
+
+
+@pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])
+def test_autocast_keeps_parameters_and_is_near(precision):
+    model, x = opened(tiny(output="merged")), pictures()
+    with torch.no_grad(), torch.autocast("cpu", dtype=precision):
+        found = model(x)
+    expected = model(x)
+    assert (found.float() - expected).abs().max() < 0.1 * expected.abs().max()
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+
+
+REFUSED = [
+    ({"branches": branches()[::-1]}, "right order is vit_tiny.*found|found widths"),
+    ({"branches": branches((32, 50, 64))}, "sides are multiples of 16; found 50, and the nearest is 48"),
+    ({"branches": branches()[:1]}, "two or more branches"),
+    ({"branches": [("vit_tinny_patch16_224", 32), *branches()[1:]]}, "did you mean 'vit_tiny_patch16_224'"),
+    ({"branches": [("resnet18", 64), *branches()[1:]]}, "must be one of timm's VisionTransformer, Eva, Beit, ConvNeXt"),
+    ({"branches": branches(patch_drop_rate=0.5)}, "patch_drop_rate"),
+    ({"deform_num_heads": 6}, "deform_num_heads must divide .* 64 .* found 6, and the nearest that does is 4"),
+    ({"n_interactions": 4}, "from 1 to the 3 blocks of vit_tiny_patch16_224; found 4"),
+    ({"interaction_indexes": [[[0, 2]], [[0, 2]], [[0, 1], [2, 2]]]}, r"same length; found lengths \[1, 1, 2\]"),
+    ({"interaction_indexes": [[[0, 2]], [[0, 2]], [[1, 2]]]}, r"without gaps.* found \[1, 2\]"),
+    ({"deform_ratio": 0.0}, "above 0 and at most 1; found 0.0"),
+    ({"norm": "batch"}, "norm must be one of ln, none"),
+    ({"readout": "clss"}, "did you mean 'cls'"),
+    ({"output": "merge"}, "did you mean 'merged'"),
+    ({"n_pointz": 4}, "no setting 'n_pointz' .did you mean 'n_points'"),
+    ({"class_token": False}, "needs output='merged' or 'dense'"),
+    ({"branches": branches(widths=(64, 48, 32)), "output": "merged"}, "multiples of 32; found 48, and the nearest is"),
+]
+
+
+@pytest.mark.parametrize(("settings", "message"), REFUSED, ids=[str(index) for index in range(len(REFUSED))])
+def test_what_does_not_fit_is_refused_with_the_nearest_choice(settings, message):
+    with pytest.raises(ValueError, match=message):
+        tiny(settings.pop("branches", None), **settings)
+
+
+def test_a_pyramid_upside_down_is_warned_of():
+    with pytest.warns(UserWarning, match="gives the largest to the last"):
+        tiny(branches((64, 48, 32)))
+
+
+def test_branches_take_their_pretrained_weights():
+    plain: Any = timm.create_model("vit_mini", pretrained=True)
+    model: Any = vp.pyramid([("vit_mini", 32), ("vit_mini", 64)], pretrained=True, num_classes=10, n_interactions=5)
+    for own in (model.branch1, model.branch2):
+        assert torch.equal(own.blocks[2].mlp.fc1.weight, plain.blocks[2].mlp.fc1.weight)
+        assert torch.equal(own.head.weight, plain.head.weight)
+    assert torch.equal(model.branch1.pos_embed, plain.pos_embed)
+    assert model.branch2.pos_embed.shape == (1, 256, 128)
+    x = torch.randn(1, 3, 64, 64)
+    small = F.interpolate(x, (32, 32), mode="bilinear")
+    assert torch.allclose(model.eval()(x), (plain.eval()(small) + model.branch2(x)) / 2, atol=1e-5)
+
+
+def test_two_ways_to_resize_positions():
+    made: list[Any] = [
+        vp.pyramid([("vit_mini", 32), ("vit_mini", 64)], pretrained=True, n_interactions=1, antialias=antialias)
+        for antialias in (True, False)
+    ]
+    positions = [model.branch2.pos_embed for model in made]
+    old = made[0].branch1.pos_embed.detach().mT.unflatten(-1, (8, 8))
+    plain = F.interpolate(old, (16, 16), mode="bicubic").flatten(2).mT
+    assert torch.allclose(positions[1], plain, atol=1e-6)
+    assert not torch.allclose(positions[0], positions[1], atol=1e-6)

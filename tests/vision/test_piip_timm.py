@@ -1,0 +1,154 @@
+"""Pyramids where timm's tools and PEFT use them: features, classifiers, groups, checkpoints, adapters."""
+
+from typing import Any
+
+import pytest
+import timm
+import torch
+from peft import PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
+from timm.optim import param_groups_layer_decay
+
+from vision_peft import interactions_config
+from vision_peft.models.piip import Piip
+from vision_peft.models.piip.released import checkpoint_filter_fn
+
+from .tiny_pyramids import branches, opened, pictures, tiny
+
+
+def test_names():
+    assert set(timm.list_models("*piip*")) >= {"piip_vit_tsb", "piip_vit_sbl_320", "piip_vit_sbl_384", "piip_vit_tsbl"}
+
+
+@pytest.mark.parametrize("name", ["piip_vit_tsb", "piip_vit_sbl_384"])
+def test_default_configuration_names_what_is_there(name):
+    with torch.device("meta"):
+        model: Any = timm.create_model(name)
+    state, cfg = model.state_dict(), model.default_cfg
+    assert all(f"{part}.weight" in state for part in (*cfg["first_conv"], *cfg["classifier"]))
+    assert cfg["input_size"][1:] == model.layout.sizes[-1]
+
+
+def test_features_only_gives_a_pyramid_of_levels():
+    model: Any = tiny(features_only=True)
+    assert model.feature_info.channels() == [64] * 4
+    assert model.feature_info.reduction() == [4, 8, 16, 32]
+    maps = model(pictures())
+    assert [tuple(level.shape) for level in maps] == [(2, 64, side, side) for side in (16, 8, 4, 2)]
+    some: Any = tiny(features_only=True, out_indices=(1, 3))
+    assert [level.shape[-1] for level in some(pictures())] == [8, 2]
+    assert "branch1.cls_token" not in model.model.state_dict()
+
+
+def test_features_of_a_classifier_are_the_branches_maps():
+    whole, x = opened(tiny(output="merged")), pictures()
+    features, maps = whole.forward_intermediates(x)
+    assert torch.equal(features, whole.forward_features(x))
+    assert [tuple(each.shape) for each in maps] == [(2, 128, 4, 4)] * 3
+    part: Any = tiny(output="merged", features_only=True, out_indices=(0, 1))
+    part.model.load_state_dict(whole.state_dict(), strict=False)
+    for found, expected in zip(part(x), maps[:2], strict=True):
+        assert torch.allclose(found, expected, atol=1e-6)
+    assert len(part.model.branch1.blocks) == len(part.model.interactions) == 2
+
+
+@pytest.mark.parametrize("output", ["separate", "merged"])
+def test_classifiers_are_replaced(output):
+    model, x = tiny(output=output), pictures()
+    before = model.forward_head(model.forward_features(x), pre_logits=True)
+    assert before.shape == (2, model.head_hidden_size)
+    model.reset_classifier(0)
+    assert torch.allclose(model(x), before)
+    assert model(x).shape == (2, model.num_features)
+    model.reset_classifier(7)
+    assert model(x).shape == (2, 7)
+    heads = model.get_classifier()
+    assert [head.out_features for head in (heads if isinstance(heads, tuple) else (heads,))] == [7] * (
+        3 if output == "separate" else 1
+    )
+    assert tiny(output=output, num_classes=0)(x).shape == (2, model.num_features)
+
+
+def test_layer_decay_knows_every_parameter():
+    model = tiny(output="merged")
+    groups = param_groups_layer_decay(
+        model, weight_decay=0.1, no_weight_decay_list=model.no_weight_decay(), layer_decay=0.5
+    )
+    scale = {id(p): group["lr_scale"] for group in groups for p in group["params"]}
+    decay = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
+    named = dict(model.named_parameters())
+    assert scale.keys() == {id(p) for p in named.values()}
+    assert scale[id(named["branch1.pos_embed"])] < scale[id(named["branch1.blocks.0.attn.qkv.weight"])]
+    assert scale[id(named["branch1.blocks.0.attn.qkv.weight"])] < scale[id(named["branch2.blocks.2.attn.qkv.weight"])]
+    new = [p for n, p in named.items() if not n.startswith("branch")]
+    assert {scale[id(p)] for p in new} == {1.0}
+    assert all(decay[id(p)] == 0 for n, p in named.items() if p.ndim < 2 or "pos_embed" in n)
+
+
+def test_checkpointing_changes_no_gradient():
+    model, x = opened(tiny(output="merged", drop_path_rate=0.3, interaction_drop_path_rate=0.3)).train(), pictures()
+    found = []
+    for on in (False, True):
+        model.set_grad_checkpointing(on)
+        model.zero_grad()
+        torch.manual_seed(3)
+        model(x).square().sum().backward()
+        found.append([p.grad.clone() for p in model.parameters()])
+    for left, right in zip(*found, strict=True):
+        assert torch.allclose(left, right, atol=1e-6)
+
+
+def test_released_names_are_understood_and_other_pyramids_refused(tmp_path):
+    model = tiny(branches(init_values=1.0), output="merged")
+    released = {
+        name.removeprefix("merge.").replace("ls1.gamma", "gamma_1").replace("ls2.gamma", "gamma_2"): value
+        for name, value in model.state_dict().items()
+    }
+    fresh = tiny(branches(init_values=1.0), seed=9, output="merged")
+    fresh.load_state_dict(checkpoint_filter_fn({"model": released}, fresh))
+    assert torch.equal(fresh(pictures()), model(pictures()))
+    save_file(model.state_dict(), tmp_path / "pyramid.safetensors")
+    again = tiny(branches(init_values=1.0), seed=9, output="merged")
+    timm.models.load_checkpoint(again, str(tmp_path / "pyramid.safetensors"))
+    assert torch.equal(again(pictures()), model(pictures()))
+    with pytest.raises(ValueError, match=r"of another pyramid than .* at 64×64 with 3 segments: branch1.pos_embed is"):
+        checkpoint_filter_fn(tiny(branches((48, 48, 64), init_values=1.0), output="merged").state_dict(), fresh)
+    with pytest.raises(ValueError, match=r"none of its 1 tensors is here, the first being conv1\.weight"):
+        checkpoint_filter_fn({"conv1.weight": torch.zeros(1)}, fresh)
+
+
+@pytest.mark.parametrize("output", ["separate", "merged"])
+def test_an_adapter_holds_what_is_new_and_the_branches_stay(output, tmp_path):
+    base, x = tiny(output=output), pictures()
+    before, frozen = base(x), {n: p.clone() for n, p in base.state_dict().items() if n.startswith("branch")}
+    model: Any = get_peft_model(base, interactions_config(base))
+    trained = [p for p in model.parameters() if p.requires_grad]
+    new = [p for n, p in tiny(output=output).named_parameters() if not n.startswith("branch") or ".head." in n]
+    assert sum(p.numel() for p in trained) == sum(p.numel() for p in new)
+    optimizer = torch.optim.AdamW(trained, lr=1e-2)
+    for _ in range(3):
+        model(x).square().sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    after = model.eval()(x)
+    assert (after - before).abs().max() > 1e-3
+    with model.disable_adapter():
+        assert torch.equal(model(x), before)
+    model.save_pretrained(tmp_path)
+    assert not [n for n in load_file(tmp_path / "adapter_model.safetensors") if "blocks" in n]
+    again: Any = PeftModel.from_pretrained(tiny(output=output), tmp_path).eval()
+    assert torch.equal(again(x), after)
+    plain = again.merge_and_unload()
+    assert isinstance(plain, Piip)
+    assert torch.allclose(plain(x), after, atol=1e-6)
+    heads = (".head.",)
+    assert all(torch.equal(plain.state_dict()[n], p) for n, p in frozen.items() if not any(h in n for h in heads))
+
+
+def test_compiled_and_exported_are_the_same():
+    model, x = opened(tiny()), pictures()
+    expected = model(x)
+    compiled = torch.compile(model, backend="aot_eager")
+    assert torch.allclose(compiled(x), expected, atol=1e-5)
+    program = torch.export.export(model, (x,))
+    assert torch.allclose(program.module()(x), expected, atol=1e-5)

@@ -1,0 +1,92 @@
+"""What timm's tools ask of a model besides its forward pass."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from timm.layers import trunc_normal_
+from timm.models._features import feature_take_indices
+from torch import nn
+
+
+class TimmApi(nn.Module):
+    """Classifier, parameter groups, checkpointing and pruning of a `Piip`, as timm's models offer them."""
+
+    output: str
+    layout: Any
+    interactions: nn.ModuleList
+    feature_info: list[dict[str, Any]]
+    num_classes: int
+    num_features: int
+
+    def views(self) -> list[Any]:
+        """The branches as the pyramid sees them."""
+        raise NotImplementedError
+
+    def no_weight_decay(self) -> set[str]:
+        """Parameters without decay: those the branches name, gates and the merge's scalars."""
+        found = {n for n, p in self.named_parameters() if n.endswith("_gamma") or not p.ndim}
+        for j, each in enumerate(self.views(), 1):
+            own = each.model.no_weight_decay() if hasattr(each.model, "no_weight_decay") else ()
+            found |= {f"branch{j}.{name}" for name in own}
+        return found
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Parameter groups for layer decay: embeddings, blocks of all branches by their index, then all that is new."""
+        return {
+            "stem": r"^branch\d+\.(?:cls_token|dist_token|reg_token|pos_embed|patch_embed|norm_pre|stem)",
+            "blocks": [
+                (r"^branch\d+\.blocks\.(\d+)", None),
+                (r"^branch\d+\.stages\.(\d+)\.downsample", (0,)),
+                (r"^branch\d+\.stages\.(\d+)\.blocks\.(\d+)", None),
+                (r"^(?:branch\d+\.(?:norm|fc_norm|head)|interactions|merge|levels|cls_)", (99999,)),
+            ],
+        }
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Compute segments and interactions again for the backward pass instead of keeping what they hold."""
+        self.grad_checkpointing = enable
+
+    def get_classifier(self) -> Any:
+        """The classifier of a merged map, or the branches' in a tuple."""
+        if self.output == "merged":
+            return self.cls_head
+        return tuple(each.model.get_classifier() for each in self.views())
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """New classifiers for ``num_classes``, none for 0; ``global_pool`` changes what class readouts pool."""
+        if self.output == "dense":
+            raise ValueError("a dense pyramid has no classifier; create it with output='separate' or 'merged'")
+        self.num_classes = num_classes
+        if self.output == "separate":
+            for each in self.views():
+                each.model.reset_classifier(num_classes, global_pool)
+            return
+        if global_pool is not None:
+            raise ValueError(f"a merged map is averaged; found global_pool={global_pool!r}")
+        like = next(self.parameters())
+        self.cls_head: nn.Module = nn.Identity()
+        if num_classes:
+            self.cls_head = nn.Linear(self.num_features, num_classes, device=like.device, dtype=like.dtype)
+            trunc_normal_(self.cls_head.weight, std=0.02)
+            nn.init.zeros_(self.cls_head.bias)
+
+    def prune_intermediate_layers(
+        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """Drop what the intermediates asked for do not need; give their indices."""
+        take, last = feature_take_indices(len(self.feature_info), indices)
+        if self.output == "dense":
+            return take
+        count = last + 1
+        self.interactions = self.interactions[:count]
+        for each, own in zip(self.views(), self.layout.segments, strict=True):
+            each.keep_blocks(own[last][1] + 1)
+            if prune_head or prune_norm:
+                each.drop_head()
+            del own[count:]
+        if self.output == "merged" and prune_head:
+            self.merge, self.cls_norm, self.cls_head = nn.Identity(), nn.Identity(), nn.Identity()
+        self.feature_info = self.feature_info[:count]
+        self.num_classes = 0
+        return take
