@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 CHUNK = 2**20
@@ -23,13 +24,16 @@ def below(tensor: Float[Tensor, "*shape"], threshold: float) -> Int[Tensor, " co
 
     NaN and infinity are never below.
     """
-    places = [_places(part.abs() < threshold).add_(CHUNK * number).int() for number, part in enumerate(_chunks(tensor))]
+    places = [
+        _places(abs(_comparable(part)) < threshold).add_(CHUNK * number).int()
+        for number, part in enumerate(_chunks(tensor))
+    ]
     return torch.cat(places) if places else torch.empty(0, dtype=torch.int32, device=tensor.device)
 
 
 def count_below(tensor: Float[Tensor, "*shape"], threshold: float) -> int:
     """How many places `below` would give."""
-    return sum(int((part.abs() < threshold).count_nonzero()) for part in _chunks(tensor))
+    return sum(_count(abs(_comparable(part)) < threshold) for part in _chunks(tensor))
 
 
 def threshold_for(tensors: Iterable[Float[Tensor, "..."]], count: int) -> float:
@@ -74,9 +78,10 @@ def _between(tensors: Iterable[Tensor], count: int, wide: torch.dtype, low: floa
     """The threshold if it lies between the two magnitudes; ``None`` if it does not."""
     left, between = count, []
     for part in (part for tensor in tensors for part in _chunks(tensor)):
-        found = _magnitudes(part, wide)
-        left -= int((found <= low).count_nonzero())
-        between.append(found[_places((found > low) & (found < high))].cpu())
+        found = _comparable(_magnitudes(part, wide))
+        below_or_at = found <= low
+        left -= _count(below_or_at)
+        between.append(torch.as_tensor(found[(found < high) & ~below_or_at], device="cpu"))
     found = torch.cat(between)
     return found.kthvalue(left + 1).values.item() if 0 <= left < len(found) else None
 
@@ -103,10 +108,18 @@ def _magnitudes(values: Tensor, wide: torch.dtype) -> Tensor:
     return values.abs().to(wide)
 
 
-def _places(mask: Bool[Tensor, " entries"]) -> Int[Tensor, " count"]:
-    if mask.device.type == "cpu":
-        return torch.from_numpy(numpy.flatnonzero(mask.numpy()))  # faster by half than torch's
-    return mask.nonzero().squeeze(1)
+def _comparable(values: Tensor) -> Any:
+    """The numbers for numpy where it has their type: it compares and compresses several times faster than torch."""
+    known = values.device.type == "cpu" and values.dtype in (torch.float32, torch.float64)
+    return values.numpy() if known else values
+
+
+def _count(mask: Any) -> int:
+    return int(mask.sum() if isinstance(mask, Tensor) else numpy.count_nonzero(mask))
+
+
+def _places(mask: Any) -> Int[Tensor, " count"]:
+    return mask.nonzero().squeeze(1) if isinstance(mask, Tensor) else torch.from_numpy(numpy.flatnonzero(mask))
 
 
 def _chunks(tensor: Tensor) -> Iterator[Tensor]:
