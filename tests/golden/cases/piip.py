@@ -56,7 +56,7 @@ def _wanted(case: Vectors, module: torch.nn.Module, inputs: dict[str, Tensor], r
 
 def msda_core(case: Vectors) -> Results:
     """The sum over samples, three ways."""
-    shapes, probe = _grids(case.options["options"]["spatial_shapes"]), case["input.probe"].double()
+    shapes, probe = _grids(case.options["spatial_shapes"]), case["input.probe"].double()
     results = {}
     for way in (deformable_attention, deformable_attention_grid, deformable_attention_reference):
         inputs = _leaves(case, "value", "sampling_locations", "attention_weights")
@@ -68,7 +68,7 @@ def msda_core(case: Vectors) -> Results:
 
 def msda_module(case: Vectors) -> Results:
     """The attention with its projections, and where it starts."""
-    o = case.options["options"]
+    o = case.options
     module = DeformableAttention(o["d_model"], o["d_feat"], o["n_heads"], o["n_points"], ratio=o["ratio"])
     _loaded(module, case)
     inputs = _leaves(case, "query", "feat")
@@ -91,7 +91,7 @@ def _spec(o: dict[str, Any]) -> InteractionSpec:
 
 def unit(case: Vectors) -> Results:
     """Two branches hear each other."""
-    o = case.options["options"]
+    o = case.options
     module = _loaded(Unit(o["d1"], o["d2"], _spec(o)), case)
     inputs = _leaves(case, "x1", "x2")
     y1, y2 = module(inputs["x1"], tuple(o["hw1"]), inputs["x2"], tuple(o["hw2"]))
@@ -111,7 +111,7 @@ def merge_detection(case: Vectors) -> Results:
 
 
 def _merge(case: Vectors, kind: MergeKind) -> Results:
-    o, names = case.options["options"], sorted(n for n in case.below("input") if n.startswith("tokens"))
+    o, names = case.options, sorted(n for n in case.below("input") if n.startswith("tokens"))
     widths = [case[f"input.{name}"].shape[-1] for name in names]
     grids = o["hws"] if "hws" in o else [o[name.replace("tokens", "hw")] for name in names]
     inputs = _leaves(case, *names)
@@ -123,7 +123,7 @@ def _merge(case: Vectors, kind: MergeKind) -> Results:
 
 
 def _branch(case: Vectors, j: int) -> VisionTransformer:
-    o, tensors = case.options["options"], case.below(f"param.branch{j + 1}")
+    o, tensors = case.options, case.below(f"param.branch{j + 1}")
     size, patch = o["img_sizes"][j], o["patch_size"]
     return VisionTransformer(
         img_size=size,
@@ -145,7 +145,7 @@ def _branch(case: Vectors, j: int) -> VisionTransformer:
 
 def model(case: Vectors) -> Results:
     """A whole pyramid."""
-    o = case.options["options"]
+    o = case.options
     built = Piip(
         [_branch(case, j) for j in range(len(o["dims"]))],
         o["img_sizes"],
