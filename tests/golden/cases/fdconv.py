@@ -27,7 +27,7 @@ def tolerance(name: str, dtype: torch.dtype) -> Tolerance:
 
 
 def _config(case: Vectors, channels: int, **fields: Any) -> FdconvConfig:
-    options = case.options["options"]
+    options = case.options
     return FdconvConfig(
         mode="spectral" if options["convert_param"] else "frozen_base",
         kernel_num=options["kernel_num"],
@@ -91,7 +91,7 @@ def _results(case: Vectors, attached: Attached, parameters: dict[str, nn.Paramet
 
 def conv(case: Vectors) -> Results:
     """A convolution: output, gradients, kernels, bands, and statistics of the batch norm after a training step."""
-    options = case.options["options"]
+    options = case.options
     bands = options["fbm"] or {}
     sizes = options["in_channels"], options["out_channels"], tuple(options["kernel_size"])
     base = nn.Conv2d(
@@ -130,7 +130,7 @@ def conv(case: Vectors) -> Results:
 
 def linear(case: Vectors) -> Results:
     """The authors' variant of a linear layer: output and gradients."""
-    options = case.options["options"]
+    options = case.options
     sizes = options["in_features"], options["out_features"]
     base = nn.Linear(*sizes, bias="param.bias" in case, dtype=case.dtype)
     act = options["act"]
