@@ -32,7 +32,7 @@ from peft_runs.find import load_recipe
 from peft_runs.read import read_recipe
 from peft_runs.report_samples import Samples, spread
 
-TOGETHER, STEPS, GUIDANCE = 16, 25, 4.0
+TOGETHER, SHOWN, STEPS, GUIDANCE = 16, 12, 25, 4.0
 BOTH = (1.0, 0.7)  # weights of edges and colours together
 Drawing = Callable[[slice], list[Image.Image]]
 
@@ -119,11 +119,11 @@ def main(edges: Path, colors: Path, control_edges: Path, control_colors: Path, o
     (out / "figures.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     table = "".join(f"| {n} | {f['edges_f1']:.3f} | {f['color_distance']:.3f} |\n" for n, f in figures["ways"].items())
     (out / "figures.md").write_text(f"| | edges, F1 | colours, distance |\n|---|---:|---:|\n{table}", encoding="utf-8")
-    shown = spread(len(squares))
+    shown = spread(len(squares), SHOWN)
     columns: list[tuple[str, list[Image.Image | None]]] = [
         (name.replace(", ", ",\n"), [some[n] for n in shown]) for name, some in rows
     ]
-    samples = Samples([prompts[n] for n in shown], len(shown), columns)
+    samples = Samples([prompts[n] for n in shown], len(shown), "picture", columns)
     draw_samples(samples, LIGHT).savefig(out / "samples.png", dpi=160)
 
 
