@@ -6,9 +6,11 @@ Chen, Gu, Li, Yan, Fu: "Frequency Dynamic Convolution for Dense Image Prediction
     W(x) = fold(irfft2(F · g(x)[G])) ⊙ A(x) ⊙ a_c(x) ⊙ a_f(x) ⊙ a_s(x),    y = conv(bands(x), W(x)) + b
 
 `modulation` makes the factors from the pooled input, `bands` reweighs the input's frequencies, `adapter` holds what is
-trained at one layer, `forward` convolves, `layer` and `tuner` attach to a model, `config` holds the settings.
+trained at one layer, `forward` convolves, `layer` and `tuner` attach to a model, `config` holds the settings, `module`
+is a layer without PEFT, `authors` translates the authors' states.
 """
 
+from vision_peft.methods.fdconv.authors import from_authors, to_authors
 from vision_peft.methods.fdconv.config import FdconvConfig
 
-__all__ = ["FdconvConfig"]
+__all__ = ["FdconvConfig", "from_authors", "to_authors"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from peft_kernels.ops.fdconv import spectrum_of, weight_of
 from vision_peft.methods.fdconv.adapter import FrequencyDynamic
+from vision_peft.methods.fdconv.authors import INSIDE, SPECTRUM, from_authors, is_authors
 from vision_peft.methods.fdconv.config import FdconvConfig
 from vision_peft.methods.fdconv.forward import FrozenSpectrum, rebuilt
 from vision_peft.methods.fdconv.tuner import targets
@@ -18,7 +20,8 @@ class _Rebuilt(nn.Module):
     """What `FdConv2d` and `FdLinear` share.
 
     In spectral mode ``weight`` is ``None`` and ``dynamic.dft_weight`` stands for it. A state with a plain weight, or of
-    the other mode, loads into either: the weight is converted, and what it does not hold stays as it was.
+    the other mode, loads into either: the weight is converted, and what it does not hold stays as it was. So does a
+    state of the authors' layer.
     """
 
     dynamic: FrequencyDynamic
@@ -38,8 +41,9 @@ class _Rebuilt(nn.Module):
         return rebuilt(self.dynamic, self, x, spectrum, base.bias)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        plain, inside = f"{prefix}weight", f"{prefix}dynamic."
-        theta, (_, channels, k1, k2) = f"{inside}dft_weight", self.dynamic.shape
+        plain, inside = f"{prefix}weight", prefix + INSIDE
+        theta, (_, channels, k1, k2) = inside + SPECTRUM, self.dynamic.shape
+        self._read_authors(state_dict, prefix)
         unit, copies = self.dynamic.unit, self.dynamic.ksm_global.shape[0]
         if self.dynamic.dft_weight is not None and plain in state_dict:
             weight = state_dict.pop(plain)
@@ -52,6 +56,21 @@ class _Rebuilt(nn.Module):
             own = self.dynamic.state_dict(prefix=inside)
             state_dict.update({key: value for key, value in own.items() if key not in state_dict})
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def _read_authors(self, state_dict: dict[str, Any], prefix: str) -> None:
+        """Give the tensors of the authors' layer their names here, in place."""
+        theirs = [key for key in state_dict if key.startswith(prefix) and is_authors(key.removeprefix(prefix))]
+        state_dict.update(from_authors({key: state_dict.pop(key) for key in theirs}))
+        if all(key.endswith(SPECTRUM) for key in theirs):
+            return
+        if "groups" in self.dynamic.state_dict():
+            state_dict.setdefault(f"{prefix}{INSIDE}groups", self.dynamic.groups)
+        else:
+            warnings.warn(
+                "the authors' gains are for groups of frequencies in their order, a few entries of which differ from "
+                'this model\'s: make it with freq_order="official"',
+                stacklevel=2,
+            )
 
 
 class FdConv2d(_Rebuilt, nn.Conv2d):
