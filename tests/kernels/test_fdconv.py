@@ -104,6 +104,16 @@ def test_kernels_agree_with_the_formula(out: int, channels: int, k: int, parts: 
         torch.testing.assert_close(found, wanted, msg=lambda m, name=name: f"{name}: {m}")
 
 
+@pytest.mark.parametrize("k", [1, 3])
+def test_the_gradient_from_above_stays_as_it_is(k: int) -> None:
+    tensors = kernel_inputs(4, 6, k, "filters columns local")
+    found = sample_kernels(groups=frequency_groups(4 * k, 6 * k, 3), size=(6, k, k), **tensors)
+    above = torch.randn_like(found)
+    given = above.clone()
+    torch.autograd.grad(found, list(tensors.values()), above)
+    assert torch.equal(above, given)
+
+
 def test_kernel_gradients_by_differences() -> None:
     tensors = kernel_inputs(3, 4, 3, "filters taps columns local")
     groups = frequency_groups(9, 12, 3)

@@ -138,14 +138,16 @@ def _kernels_backward(
     ggains = torch.empty_like(gains)
     k2 = kernels.shape[-1]
     with torch.autocast(spectrum.device.type, enabled=False):
-        conjugate = torch.view_as_complex(spectrum).conj_physical()
+        places = groups.flatten().int()
         outside = 1.0 if local is None else multiplier  # of the sigmoids
         for part in _blocks(kernels):
             outer, *scales, slid = _parts(part, gkernels, filters, taps, columns, pooled)
             assert outer is not None
             matrices = _unfolded(outer)
             if slid is not None or any(scale is not None for scale in scales):
-                share = _unfolded(outer * kernels[part])  # dL/d(log of each entry's factor)
+                share = matrices.view(len(matrices), -1, kernels.shape[3], kernels.shape[2], k2)
+                share = share * kernels[part].movedim(3, 2)  # dL/d(log of each entry's factor)
+                share = share.reshape(matrices.shape)
                 for found, scale, gradient in zip(
                     (gfilters, gtaps, gcolumns), scales, _sums(share, kernels.shape), strict=True
                 ):
@@ -160,12 +162,14 @@ def _kernels_backward(
                     gpooled[part] = _windows_gradient(every.mT.bmm(share), slid, local.shape[1], k2)
                     matrices.mul_(sigmoids)
                 _scale_(matrices, *scales)
-            ggains[part] = _spectral_gradients(matrices, conjugate, gains[part], groups, gspectrum, outside)
+            ggains[part] = _spectral_gradients(matrices, spectrum, gains[part], places, gspectrum, outside)
     return gspectrum, ggains, gfilters, gtaps, gcolumns, gpooled, glocal
 
 
 def _unfolded(kernels: Tensor) -> Float[Tensor, "B P1 P2"]:
-    return kernels.movedim(3, 2).reshape(len(kernels), kernels.shape[1] * kernels.shape[3], -1)
+    """A copy, also where a view would do: it is written into."""
+    moved = kernels.movedim(3, 2).clone(memory_format=torch.contiguous_format)
+    return moved.view(len(kernels), kernels.shape[1] * kernels.shape[3], -1)
 
 
 def _sums(share: Tensor, shape: torch.Size) -> tuple[Tensor, Tensor, Tensor]:
@@ -177,7 +181,7 @@ def _sums(share: Tensor, shape: torch.Size) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _spectral_gradients(
-    matrices: Tensor, conjugate: Tensor, gains: Tensor, groups: Tensor, gspectrum: Tensor, outside: float
+    matrices: Tensor, spectrum: Tensor, gains: Tensor, places: Tensor, gspectrum: Tensor, outside: float
 ) -> Float[Tensor, "B copies n"]:
     """The gradient of g from that of the unfolded kernels over `outside`; that of θ is added to `gspectrum`, if any."""
     height, width = matrices.shape[1:]
@@ -185,14 +189,14 @@ def _spectral_gradients(
     scale = 2 * outside / (height * width)
     for end in {0, width // 2} if width % 2 == 0 else {0}:
         found[..., end] *= 0.5  # the inner columns stand for two
-    places = groups.flatten().int()
     samples, copies, count = gains.shape
-    bins = torch.arange(0, samples * copies * count, count, dtype=torch.int32, device=gains.device)[:, None] + places
-    products = (conjugate * found).real.flatten()
-    ggains = torch.bincount(bins.flatten(), products, samples * copies * count).to(gains.dtype)
     if gspectrum.numel():
-        chosen = gains.flatten(0, 1).index_select(1, places).view(samples, copies, *groups.shape)
+        chosen = gains.flatten(0, 1).index_select(1, places).view(samples, copies, *found.shape[2:])
         gspectrum.add_(torch.view_as_real((found * chosen).sum(0)), alpha=scale)
+    pairs = torch.view_as_real(found) * spectrum  # their sums: Re(conj(θ) R)
+    products = (pairs[..., 0] + pairs[..., 1]).flatten()
+    bins = torch.arange(0, samples * copies * count, count, dtype=torch.int32, device=gains.device)[:, None] + places
+    ggains = torch.bincount(bins.flatten(), products, samples * copies * count).to(gains.dtype)
     return ggains.mul_(scale).view_as(gains)
 
 
