@@ -12,7 +12,7 @@ import torch
 from peft import PeftModel, get_peft_model
 from torch import Tensor, nn
 
-from vision_peft import FdconvConfig
+from vision_peft import FdconvConfig, load_adapter
 
 
 def adapted(layer: nn.Module, seed: int = 0, **fields: Any) -> tuple[PeftModel, Any]:
@@ -128,7 +128,7 @@ def test_every_part_is_trained_from_the_identity() -> None:
     still = {n.split("default.")[1] for n, p in model.named_parameters() if p.requires_grad and not p.grad.any()}  # type: ignore[union-attr]
     # below heads that start at 0; the local branch's norm likewise
     assert still == {
-        "ksm_global.fc.weight", "ksm_global.norm.weight", "ksm_global.norm.bias", "ksm_global.star.scale",
+        "ksm_global.squeeze.weight", "ksm_global.norm.weight", "ksm_global.norm.bias", "ksm_global.star.scale",
         "ksm_global.star.bias", "ksm_local.norm.weight", "ksm_local.norm.bias",
     }  # fmt: skip
 
@@ -153,6 +153,21 @@ def test_saved_adapter_is_the_same_on_a_new_model(tmp_path: Path) -> None:
         warnings.filterwarnings("ignore", message="the .* adapter of .* more than the")
         loaded = PeftModel.from_pretrained(nn.Sequential(again), tmp_path)
     x = features(2, 18, 6, 6)
+    assert torch.equal(model.eval()(x), loaded.eval()(x))
+
+
+def test_a_head_of_the_usual_name_is_saved_beside_the_adapter(tmp_path: Path) -> None:
+    def base() -> Any:
+        torch.manual_seed(3)
+        return timm.create_model("test_resnet", num_classes=4)
+
+    config = FdconvConfig(target_modules=["layer1.0.conv1"], kernel_num=4, init_weights=False)
+    model = get_peft_model(base(), config)  # type: ignore[arg-type]
+    heads = [name for name, _ in model.named_modules() if name.endswith("modules_to_save")]
+    assert heads == ["base_model.model.fc.modules_to_save"]
+    model.save_pretrained(str(tmp_path))
+    loaded = load_adapter(base(), tmp_path)
+    x = features(1, 3, 32, 32)
     assert torch.equal(model.eval()(x), loaded.eval()(x))
 
 

@@ -17,6 +17,12 @@ from ..vectors import Vectors
 from .attached import Attached, assign, probed
 
 SITE = "layer"
+# Parts of the layer as the files call them, and as they are called here.
+NAMES = {
+    "ksm_global.fc.": "ksm_global.squeeze.",
+    "ksm_global.bn.": "ksm_global.norm.",
+    "ksm_local.conv.": "ksm_local.",
+}
 
 
 def tolerance(name: str, dtype: torch.dtype) -> Tolerance:
@@ -61,7 +67,9 @@ def _attached(case: Vectors, base: Any, config: FdconvConfig) -> tuple[Attached,
     for name in case.below("param"):
         if name.startswith("fbm."):
             continue
-        here = name.replace("ksm_global.bn.", "ksm_global.norm.").replace("ksm_local.conv.", "ksm_local.")
+        here = name
+        for theirs, ours in NAMES.items():
+            here = here.replace(theirs, ours)
         parameters[name] = owned[name] if name in owned else own[here]
     assign({parameter: case[f"param.{name}"] for name, parameter in parameters.items()})
     if adapter.fbm is not None:

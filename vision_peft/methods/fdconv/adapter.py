@@ -68,7 +68,7 @@ class FrequencyDynamic(Feature):
     @torch.no_grad()
     def _start(self, config: FdconvConfig) -> None:
         heads = self.ksm_global.heads
-        nn.init.kaiming_normal_(self.ksm_global.fc.weight, mode="fan_out", nonlinearity="relu")
+        nn.init.kaiming_normal_(self.ksm_global.squeeze.weight, mode="fan_out", nonlinearity="relu")
         std = 0.0 if config.init == "identity" else 1e-6
         std = std if config.init_weights else 0.5
         for name, head in heads.items():

@@ -18,7 +18,7 @@ INSIDE = "dynamic."
 SPECTRUM = "dft_weight"
 # Parts of a convolution: theirs, ours.
 _PARTS = {
-    "KSM_Global.fc": "ksm_global.fc",
+    "KSM_Global.fc": "ksm_global.squeeze",
     "KSM_Global.bn": "ksm_global.norm",
     "KSM_Global.relu": "ksm_global.star",
     "KSM_Global.channel_fc": "ksm_global.channel",

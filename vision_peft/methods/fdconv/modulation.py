@@ -1,6 +1,6 @@
 """Kernel spatial modulation: the factors of a sample's kernel, from the mean of its feature map.
 
-The global branch is a perceptron ``e = S(norm(W_fc g))`` with four heads (input channels, output channels, taps and
+The global branch is a perceptron ``e = S(norm(W g))`` with four heads (input channels, output channels, taps and
 groups of frequencies); the local one slides over the channels, for a factor at every entry. All factors are 1 where the
 logits are 0. The authors' ``1 + tanh(t)`` is ``2 σ(2 t)``.
 """
@@ -133,7 +133,7 @@ class GlobalModulation(nn.Module):
         super().__init__()
         self.shape, self.gate, self.temperatures = gains, gate, temperatures
         self.gain_gate = Gate(2.0, gate.slope)  # not m
-        self.fc = nn.Linear(channels[0], width, bias=False)
+        self.squeeze = nn.Linear(channels[0], width, bias=False)  # `fc` is the name of heads, which PEFT looks for
         self.norm = HiddenNorm(norm, width)
         self.star = nn.ReLU() if norm == "rms" else StarReLU()
         self.channel = None if only_gains else nn.Linear(width, channels[0])
@@ -149,7 +149,7 @@ class GlobalModulation(nn.Module):
 
     def forward(self, pooled: Tensor) -> Factors:
         """The factors for the means ``[B, Ci]``."""
-        hidden = self.star(self.norm(F.linear(pooled, self.fc.weight.to(pooled.dtype))))
+        hidden = self.star(self.norm(F.linear(pooled, self.squeeze.weight.to(pooled.dtype))))
 
         def logits(head: nn.Linear) -> Tensor:
             return F.linear(hidden, head.weight.to(hidden.dtype), head.bias.to(hidden.dtype))
