@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from peft_runs.errors import UsageError
 from peft_runs.families import Family
 
 _SHOWN = 5  # names of a list that a line shows
@@ -34,7 +35,17 @@ def run(family: Family, words: list[str]) -> None:
         help="compare its keys with this model of timm, or this pipeline's denoiser (default: the one the file names)",
     )
     parser.add_argument("--json", action="store_true", help="one JSON object instead of tables")
+    drawing = parser.add_argument_group("a figure of FDConv (gains of the groups of frequencies, maps of the bands)")
+    drawing.add_argument("--figure", type=Path, metavar="PNG", help="write it, instead of the report")
+    drawing.add_argument("--image", type=Path, help="the picture that it is for")
+    drawing.add_argument("--layer", help="whose maps it shows (default: the first that has some)")
+    drawing.add_argument("--checkpoint", type=Path, help="the base model's weights (default: its pretrained ones)")
     options = parser.parse_args(words)
+    if options.figure is not None:
+        _draw(options)
+        return
+    if options.image or options.layer or options.checkpoint:
+        raise UsageError("--image, --layer and --checkpoint are for a figure: add --figure PNG")
 
     from peft_runs.adapter_report import inspect_adapter
     from peft_runs.run_folder import adapter_in
@@ -49,6 +60,15 @@ def run(family: Family, words: list[str]) -> None:
     console.print(_overview(report))
     if report["layers"]:
         console.print(_layers(report["layers"]))
+
+
+def _draw(options: argparse.Namespace) -> None:
+    from peft_runs.fdconv_figure import draw_adapter
+
+    if options.image is None:
+        raise UsageError("--figure needs a picture: add --image FILE")
+    layer = draw_adapter(options.path, options.image, options.figure, options.layer, options.model, options.checkpoint)
+    print(f"wrote {options.figure}" + (f" (maps of {layer})" if layer else " (no layer has bands)"))
 
 
 def _overview(report: dict[str, Any]) -> Table:
