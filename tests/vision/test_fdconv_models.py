@@ -146,6 +146,11 @@ def test_state_of_another_size_is_refused() -> None:
         small("fdconv_resnet18").load_state_dict(plain("fdconv_resnet18", channels=(24, 24, 28, 32)).state_dict())
 
 
+def test_exported_program_gives_the_models_outputs() -> None:
+    model, x = small("fdconv_resnet18", fdconv={"kernel_num": 4, "init_weights": False}), pictures()
+    torch.testing.assert_close(torch.export.export(model, (x,)).module()(x), model(x))
+
+
 def test_no_samples_give_no_outputs() -> None:
     assert small("fdconv_resnet18")(pictures(0)).shape == (0, CLASSES)
 
