@@ -64,10 +64,13 @@ def run(family: Family, words: list[str]) -> None:
 
 def _draw(options: argparse.Namespace) -> None:
     from peft_runs.fdconv_figure import draw_adapter
+    from peft_runs.run_folder import adapter_in
 
     if options.image is None:
         raise UsageError("--figure needs a picture: add --image FILE")
-    layer = draw_adapter(options.path, options.image, options.figure, options.layer, options.model, options.checkpoint)
+    layer = draw_adapter(
+        adapter_in(options.path), options.image, options.figure, options.layer, options.model, options.checkpoint
+    )
     print(f"wrote {options.figure}" + (f" (maps of {layer})" if layer else " (no layer has bands)"))
 
 

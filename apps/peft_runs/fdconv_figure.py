@@ -110,7 +110,9 @@ def _gains(axes: Axes, response: Response) -> None:
     scale = _scaled(list(gains.values()))
     for row, values in enumerate(gains.values()):
         extent = (0.0, 1.0, row + 0.46, row - 0.46)
-        axes.imshow(values[None], cmap=_BOTH_WAYS, norm=scale, aspect="auto", extent=extent, interpolation="nearest")
+        axes.imshow(
+            values[None].numpy(), cmap=_BOTH_WAYS, norm=scale, aspect="auto", extent=extent, interpolation="nearest"
+        )
     axes.set(xlim=(0, 1), ylim=(len(gains) - 0.5, -0.5), xticks=(0, 1), yticks=range(len(gains)))
     axes.set_xticklabels(["lowest", "highest"])
     axes.set_yticklabels(list(gains))
@@ -131,7 +133,7 @@ def _maps(figure: SubFigure, pixels: Tensor, maps: list[Tensor], cuts: list[floa
     places[0].set_title("the picture", fontsize=8, color=LIGHT.quiet)
     scale = _scaled(maps)
     for axes, values, band in zip(places[1:], maps, _bands(cuts, len(maps)), strict=False):
-        axes.imshow(values, cmap=_BOTH_WAYS, norm=scale, interpolation="nearest")
+        axes.imshow(values.numpy(), cmap=_BOTH_WAYS, norm=scale, interpolation="nearest")
         axes.set_title(band, fontsize=8, color=LIGHT.quiet)
     for axes in places:
         axes.set_axis_off()

@@ -7,16 +7,17 @@ cut ``k_i`` and ``A_i`` the factors at every place:
 
 A low pass keeps few frequencies, so that its transforms are products with the few sines and cosines, first along the
 rows, then along the columns; the bands are nested, and one transform of x serves them all. FLOPs per pixel: about
-``2.5 (H + W)`` forward, twice that backward. Bytes kept for the backward pass: those of x and of the factors; the bands
-are computed again.
+``2.5 (H + W)`` forward, twice that backward. Bytes kept for the backward pass: those of x, of its frequencies below the
+first cut (at most half of x) and of the factors; the bands are computed again.
 """
 
 import math
 from functools import lru_cache
 from typing import NamedTuple
 
+import numpy as np
 import torch
-from jaxtyping import Bool, Complex, Float
+from jaxtyping import Complex, Float
 from torch import Tensor
 
 from ..spectra import at_least_float32
@@ -24,26 +25,32 @@ from ..spectra import at_least_float32
 MASKS = ("grid64", "exact")
 
 
-def _low_passes(
-    cuts: tuple[float, ...], height: int, width: int, kind: str
-) -> tuple[Bool[Tensor, "bands H"], Bool[Tensor, "bands Q"]]:
-    """Which rows and columns of the half spectrum each low pass keeps."""
+def _low_passes(cuts: tuple[float, ...], height: int, width: int, kind: str) -> tuple[np.ndarray, np.ndarray]:
+    """Which rows and columns of the half spectrum each low pass keeps, ``[bands, H]`` and ``[bands, Q]``.
+
+    In numpy, so that it has values where tensors have none: while a graph is traced.
+    """
     if kind not in MASKS:
         raise ValueError(f"a mask is one of {', '.join(MASKS)}; found {kind!r}")
     if kind == "exact":
-        rows = torch.fft.fftfreq(height, dtype=torch.float64, device="cpu")
-        columns = torch.fft.rfftfreq(width, dtype=torch.float64, device="cpu")
+        rows, columns = np.fft.fftfreq(height), np.fft.rfftfreq(width)
     else:
-        rows = torch.fft.fftfreq(64, device="cpu")[_nearest(height, 64)]
-        columns = torch.fft.rfftfreq(64, device="cpu")[_nearest(width // 2 + 1, 33)]
-    limits = torch.tensor([0.5 / cut + 1e-8 for cut in cuts], dtype=rows.dtype, device="cpu")[:, None]
-    return rows.abs() < limits, columns < limits
+        rows = np.fft.fftfreq(64).astype(np.float32)[_nearest(height, 64)]
+        columns = np.fft.rfftfreq(64).astype(np.float32)[_nearest(width // 2 + 1, 33)]
+    limits = np.array([0.5 / cut + 1e-8 for cut in cuts], dtype=rows.dtype)[:, None]
+    return np.abs(rows) < limits, columns < limits
 
 
-def _nearest(size: int, grid: int) -> Tensor:
+def _nearest(size: int, grid: int) -> np.ndarray:
     """Which entries of the grid stand for ``size`` ones, rounded as the authors' resampling does, in float32."""
-    step = torch.tensor(grid / size, dtype=torch.float32, device="cpu")
-    return (torch.arange(size, device="cpu") * step).floor().long().clamp(max=grid - 1)
+    places = np.arange(size, dtype=np.float32) * np.float32(grid / size)
+    return np.floor(places).astype(np.int64).clip(max=grid - 1)
+
+
+def _extents(cuts: tuple[float, ...], height: int, width: int, kind: str) -> list[tuple[int, int]]:
+    """How many rows and columns each low pass keeps."""
+    rows, columns = _low_passes(cuts, height, width, kind)
+    return [(int(row.sum()), int(column.sum())) for row, column in zip(rows, columns, strict=True)]
 
 
 def band_masks(cuts: tuple[float, ...], height: int, width: int, kind: str = "grid64") -> Float[Tensor, "bands H Q"]:
@@ -61,7 +68,7 @@ def band_masks(cuts: tuple[float, ...], height: int, width: int, kind: str = "gr
     Raises:
         ValueError: an unknown kind.
     """
-    rows, columns = (kept.float() for kept in _low_passes(cuts, height, width, kind))
+    rows, columns = (torch.from_numpy(kept).float() for kept in _low_passes(cuts, height, width, kind))
     masks = rows[:, :, None] * columns[:, None]
     even = (rows + rows.flip(1).roll(1, 1)) / 2
     for column in (0, width // 2) if width % 2 == 0 else (0,):
@@ -91,18 +98,17 @@ class _Bases(NamedTuple):
 def _bases(
     cuts: tuple[float, ...], height: int, width: int, kind: str, dtype: torch.dtype, device: torch.device
 ) -> _Bases:
-    rows, columns = _low_passes(cuts, height, width, kind)
-    extents = [(int(row.sum()), int(column.sum())) for row, column in zip(rows, columns, strict=True)]
+    extents = _extents(cuts, height, width, kind)
+    rows = torch.from_numpy(_low_passes(cuts, height, width, kind)[0])
     kept = rows.sum(0).argsort(descending=True, stable=True)[: extents[0][0]]
     down = _waves(kept, torch.arange(height, device="cpu"), height)
     count = extents[0][1]
     across = _waves(torch.arange(width, device="cpu"), torch.arange(count, device="cpu"), width)
     stands_for = torch.tensor([1 if 2 * q in (0, width) else 2 for q in range(count)], device="cpu")
     back = torch.view_as_real(across * stands_for / (height * width)).flatten(1).T
-    complex_dtype = torch.complex128 if dtype == torch.float64 else torch.complex64
     return _Bases(
-        down.to(device, complex_dtype),
-        down.conj_physical().T.contiguous().to(device, complex_dtype),
+        down.to(device, dtype.to_complex()),
+        down.conj_physical().T.contiguous().to(device, dtype.to_complex()),
         torch.view_as_real(across).flatten(1).to(device, dtype),
         back.contiguous().to(device, dtype),
         extents,
@@ -131,7 +137,7 @@ def band_modulation(
         kind: see `band_masks`.
     """
     x = at_least_float32(x)
-    return _bands(x, maps.to(x.dtype), list(cuts), kind)
+    return _bands(x, maps.to(x.dtype), list(cuts), kind)[0]
 
 
 def _of(x: Tensor, cuts: list[float], kind: str) -> _Bases:
@@ -165,7 +171,8 @@ def _steps(maps: Tensor, bands: int) -> list[Tensor]:
 
 
 @torch.library.custom_op("peft_kernels::band_modulation", mutates_args=())
-def _bands(x: Tensor, maps: Tensor, cuts: list[float], kind: str) -> Tensor:
+def _bands(x: Tensor, maps: Tensor, cuts: list[float], kind: str) -> tuple[Tensor, Tensor]:
+    """y, and what the backward pass takes again: the frequencies that the first low pass keeps."""
     with torch.autocast(x.device.type, enabled=False):
         count, bases = maps.shape[2], _of(x, cuts, kind)
         x = x.contiguous()
@@ -174,26 +181,25 @@ def _bands(x: Tensor, maps: Tensor, cuts: list[float], kind: str) -> Tensor:
         room = torch.empty_like(x)
         for band, step in enumerate(_steps(maps, len(cuts))):
             y.addcmul_(step, _grouped(_low_pass(spectrum, bases, room, band), count))
-        return y.flatten(1, 2)
+        return y.flatten(1, 2), spectrum
 
 
 @_bands.register_fake
 def _(x, maps, cuts, kind):
-    return x.new_empty(x.shape)
+    kept = _extents(tuple(cuts), int(x.shape[2]), int(x.shape[3]), kind)[0]
+    return x.new_empty(x.shape), x.new_empty((*x.shape[:2], *kept), dtype=x.dtype.to_complex())
 
 
 @torch.library.custom_op("peft_kernels::band_modulation_backward", mutates_args=())
 def _bands_backward(
-    gy: Tensor, x: Tensor, maps: Tensor, cuts: list[float], kind: str, need_x: bool
+    gy: Tensor, x: Tensor, maps: Tensor, spectrum: Tensor, cuts: list[float], kind: str, need_x: bool
 ) -> tuple[Tensor, Tensor]:
     with torch.autocast(x.device.type, enabled=False):
         count, bases = maps.shape[2], _of(x, cuts, kind)
-        x = x.contiguous()
-        spectrum = _transform(x, bases)
         gy = gy.contiguous()
         outer = _grouped(gy, count)
         gmaps = maps.new_empty(maps.shape)
-        room = x * gy
+        room = x.contiguous() * gy
         lower = _grouped(room, count).sum(2)
         for band in range(len(cuts)):
             upper = lower
@@ -214,16 +220,17 @@ def _bands_backward(
 
 
 @_bands_backward.register_fake
-def _(gy, x, maps, cuts, kind, need_x):
+def _(gy, x, maps, spectrum, cuts, kind, need_x):
     return x.new_empty(x.shape if need_x else 0), maps.new_empty(maps.shape)
 
 
 def _context(ctx, inputs, output):
     x, maps, ctx.cuts, ctx.kind = inputs
-    ctx.save_for_backward(x, maps)
+    ctx.save_for_backward(x, maps, output[1])
+    ctx.set_materialize_grads(False)  # nothing else takes the frequencies
 
 
-def _gradients(ctx, gy):
+def _gradients(ctx, gy, _):
     need_x, need_maps = ctx.needs_input_grad[:2]
     gx, gmaps = _bands_backward(gy, *ctx.saved_tensors, ctx.cuts, ctx.kind, need_x)
     return gx if need_x else None, gmaps if need_maps else None, None, None
