@@ -165,7 +165,7 @@ WRONG: dict[str, tuple[Callable[[Tensors], Tensors], tuple[str, ...]]] = {
         ("(1, 16)", "one for every input"),
     ),
     "magnitudes here and there": (lambda t: t | {f"{Q}.dora_scale": torch.ones(16, 1)}, ("has none",)),
-    "another method": (lambda t: {f"{Q}.on_input": torch.tensor(1.0)}, ("IA3", "LoRA, LoHa and LoKr")),
+    "another method": (lambda t: {f"{Q}.on_input": torch.tensor(1.0)}, ("IA3", "LoRA, LoHa, LoKr and SCEdit")),
     "no adapter": (lambda t: {"x.weight": torch.ones(2)}, ("no adapter that is known",)),
     "twice": (
         lambda t: t | {key.replace("lora_unet_", "lycoris_"): v.clone() for key, v in t.items() if key.startswith(Q)},

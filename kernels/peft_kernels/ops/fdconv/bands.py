@@ -231,6 +231,8 @@ def _context(ctx, inputs, output):
 
 
 def _gradients(ctx, gy, _):
+    if gy is None:
+        return None, None, None, None
     need_x, need_maps = ctx.needs_input_grad[:2]
     gx, gmaps = _bands_backward(gy, *ctx.saved_tensors, ctx.cuts, ctx.kind, need_x)
     return gx if need_x else None, gmaps if need_maps else None, None, None
