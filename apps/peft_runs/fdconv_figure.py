@@ -91,7 +91,7 @@ def draw(response: Response, pixels: Tensor, layer: str | None, out: Path, title
         tall = max(3.2, 0.9 + 0.17 * rows, 0.8 + 1.9 * ceil((len(maps) + 1) / _ACROSS) if maps else 0)
         figure = Figure(figsize=(10 if maps else 5.6, tall), facecolor=LIGHT.ground, layout="constrained")
         figure.suptitle(title, color=LIGHT.ink, fontsize=11, x=0.01, ha="left")
-        left, *right = np.atleast_1d(figure.subfigures(1, 2 if maps else 1, width_ratios=[1.1, 1][: 1 + bool(maps)]))
+        left, *right = figure.subfigures(1, 1 + bool(maps), squeeze=False, width_ratios=[1.1, 1][: 1 + bool(maps)])[0]
         axes = left.subplots()
         _gains(axes, response)
         if layer is not None:

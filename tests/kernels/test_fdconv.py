@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -106,7 +108,7 @@ def test_kernels_agree_with_the_formula(out: int, channels: int, k: int, parts: 
 
 @pytest.mark.parametrize("k", [1, 3])
 def test_the_gradient_from_above_stays_as_it_is(k: int) -> None:
-    tensors = kernel_inputs(4, 6, k, "filters columns local")
+    tensors: Any = kernel_inputs(4, 6, k, "filters columns local")
     found = sample_kernels(groups=frequency_groups(4 * k, 6 * k, 3), size=(6, k, k), **tensors)
     above = torch.randn_like(found)
     given = above.clone()

@@ -120,7 +120,7 @@ def test_a_model_goes_to_the_authors_and_back(tmp_path: Path) -> None:
     def small(seed: int) -> Any:
         torch.manual_seed(seed)
         settings = {"kernel_num": 4, "freq_order": "official", "init_weights": False}
-        sizes = {"layers": (1, 1, 1, 1), "channels": (20, 24, 28, 32)}
+        sizes: dict[str, Any] = {"layers": (1, 1, 1, 1), "channels": (20, 24, 28, 32)}
         return timm.create_model("fdconv_resnet50", num_classes=5, fdconv=settings, **sizes).eval()
 
     source, again = small(0), small(1)
