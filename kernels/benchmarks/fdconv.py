@@ -15,7 +15,7 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from measure import cpu_seconds, write_results
+from measure import cpu_seconds, held_bytes, write_results
 from peft import get_peft_model
 from torch import Tensor, nn
 
@@ -54,19 +54,9 @@ class Contestant:
 
     def held_bytes(self) -> int:
         """Bytes of the storages that the graph keeps for the backward pass, parameters and buffers excepted."""
-        held: dict[int, int] = {}
-
-        def pack(tensor: Tensor) -> Tensor:
-            held[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-            return tensor
-
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            y = self.forward()  # its graph stands while the storages are counted
         standing = [*self.layer.parameters(), *self.layer.buffers()]
         standing += [layer._spectrum.kept[1] for layer in self.layer.modules() if hasattr(layer, "_spectrum")]  # type: ignore[index]
-        known = {tensor.untyped_storage().data_ptr() for tensor in standing}
-        assert y.requires_grad
-        return sum(size for place, size in held.items() if place not in known)
+        return held_bytes(self.forward, standing)
 
 
 def bands_as_written(module: BandModulation, x: Tensor) -> Tensor:

@@ -3,11 +3,12 @@
 import json
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 Step = Callable[[], object]
@@ -46,6 +47,21 @@ def peak_bytes(step: Step) -> int:
         held += size
         peak = max(peak, held)
     return peak
+
+
+def held_bytes(forward: Callable[[], Tensor], standing: Iterable[Tensor]) -> int:
+    """Bytes of the storages that a forward pass keeps for backward, each once, those of ``standing`` excepted."""
+    held: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        held[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        y = forward()  # its graph stands while the storages are counted, so that none takes another's place
+    assert y.requires_grad
+    known = {tensor.untyped_storage().data_ptr() for tensor in standing}
+    return sum(size for place, size in held.items() if place not in known)
 
 
 def device_name() -> str:

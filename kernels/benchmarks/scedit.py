@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
-from measure import cpu_seconds, peak_bytes, write_results
+from measure import cpu_seconds, held_bytes, peak_bytes, write_results
 from peft import LoraConfig
 from torch import Tensor
 
@@ -66,17 +66,7 @@ class Contestant:
 
     def held_bytes(self) -> int:
         """Bytes of the storages that the graph keeps for the backward pass, parameters excepted."""
-        held: dict[int, int] = {}
-
-        def pack(tensor: Tensor) -> Tensor:
-            held[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-            return tensor
-
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            loss = self.loss()  # its graph stands while the storages are counted, so that none takes another's place
-        standing = {parameter.untyped_storage().data_ptr() for parameter in self.model.parameters()}
-        assert loss.requires_grad
-        return sum(size for place, size in held.items() if place not in standing)
+        return held_bytes(self.loss, self.model.parameters())
 
 
 def contestant(name: str, width: int, size: int, batch: int) -> Contestant:

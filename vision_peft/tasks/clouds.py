@@ -71,7 +71,48 @@ class CloudDataSpec:
         share("data.label_smoothing", self.label_smoothing)
 
 
-class CloudClassification(ByClass):
+class CloudTask:
+    """The training and the test part of a set of clouds, as samples."""
+
+    data: CloudDataSpec
+
+    def __init__(
+        self,
+        model: Any,
+        data: CloudDataSpec,
+        seed: int,
+        told: Callable[[str, int, int], None] | None = None,
+    ):
+        self.model_settings, self.data, self.seed, self.told = model, data, seed, told
+        self.train_clouds = self.opened(data.train_split, data.train_size)
+        self.test_clouds = self.opened(data.test_split, data.test_size, self.test_classes())
+
+    def opened(self, split: str, size: int | None, classes: list[str] | None = None) -> Any:
+        """One part of the data."""
+        root = None if self.data.root is None else Path(self.data.root).expanduser()
+        return open_clouds(
+            self.data.name, root, split, classes, points=self.data.points, size=size, seed=self.data.seed
+        )
+
+    def test_classes(self) -> list[str] | None:
+        """The classes that the test part must have, where they matter."""
+        return None
+
+    def training_data(self, model: nn.Module) -> PreparedClouds:
+        """The training clouds, varied."""
+        return self.prepared(self.train_clouds, self.data.variation, "training")
+
+    def test_data(self, model: nn.Module) -> PreparedClouds:
+        """The test clouds, never varied."""
+        return self.prepared(self.test_clouds, None, "test")
+
+    def prepared(self, clouds: Any, variation: CloudVariation | None, what: str) -> PreparedClouds:
+        """Clouds as samples."""
+        told = None if self.told is None else partial(self.told, f"read the {what} clouds")
+        return PreparedClouds(clouds, self.data.points, variation, self.seed, told)
+
+
+class CloudClassification(CloudTask, ByClass):
     """Clouds into classes, by cross-entropy; judged by top-1 accuracy on the test part."""
 
     model_spec: ClassVar[type] = CloudModelSpec
@@ -85,15 +126,13 @@ class CloudClassification(ByClass):
         seed: int,
         told: Callable[[str, int, int], None] | None = None,
     ):
-        self.model_settings, self.data, self.seed, self.told = model, data, seed, told
-        root = None if data.root is None else Path(data.root).expanduser()
-        opened = partial(open_clouds, data.name, root, points=data.points, seed=data.seed)
-        self.train_clouds = opened(data.train_split, size=data.train_size)
-        classes = list(self.train_clouds.classes)
-        self.test_clouds = opened(data.test_split, classes, size=data.test_size)
-        if list(self.test_clouds.classes) != classes:
+        super().__init__(model, data, seed, told)
+        self.classes = list(self.train_clouds.classes)
+        if list(self.test_clouds.classes) != self.classes:
             raise DataError(f"{data.name}: the classes of the test part are not those of the training part")
-        self.classes = classes
+
+    def test_classes(self) -> list[str]:
+        return list(self.train_clouds.classes)
 
     def build_model(self) -> nn.Module:
         """The point transformer with a head for this data's classes.
@@ -113,18 +152,6 @@ class CloudClassification(ByClass):
             load_point_checkpoint(model, spec.weights)
         return model
 
-    def training_data(self, model: nn.Module) -> PreparedClouds:
-        """The training clouds, varied."""
-        return self._prepared(self.train_clouds, self.data.variation, "training")
-
     def plain_training_data(self, model: nn.Module) -> PreparedClouds:
         """The training clouds, not varied: what methods look at before they train."""
-        return self._prepared(self.train_clouds, None, "training")
-
-    def test_data(self, model: nn.Module) -> PreparedClouds:
-        """The test clouds, never varied."""
-        return self._prepared(self.test_clouds, None, "test")
-
-    def _prepared(self, clouds: Any, variation: CloudVariation | None, what: str) -> PreparedClouds:
-        told = None if self.told is None else partial(self.told, f"read the {what} clouds")
-        return PreparedClouds(clouds, self.data.points, variation, self.seed, told)
+        return self.prepared(self.train_clouds, None, "training")

@@ -3,17 +3,15 @@
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from functools import partial
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from vision_peft.data.clouds import CloudVariation, PreparedClouds, open_clouds
+from vision_peft.data.clouds import CloudVariation
 from vision_peft.models.point_masked import MaskedPoints
 from vision_peft.models.point_transformer import MINI
-from vision_peft.tasks.clouds import CloudDataSpec
+from vision_peft.tasks.clouds import CloudDataSpec, CloudTask
 
 
 @dataclass(frozen=True)
@@ -53,41 +51,16 @@ class MaskedDataSpec(CloudDataSpec):
     variation: CloudVariation = field(default_factory=lambda: CloudVariation(scale=0.5, shift=0.2))
 
 
-class MaskedClouds:
+class MaskedClouds(CloudTask):
     """Hidden patches are rebuilt from the others; judged by how closely, in decibels: −10 log₁₀ of the loss."""
 
     model_spec: ClassVar[type] = MaskedSpec
     data_spec: ClassVar[type] = MaskedDataSpec
     metric: ClassVar[str] = "decibels"
 
-    def __init__(
-        self,
-        model: MaskedSpec,
-        data: MaskedDataSpec,
-        seed: int,
-        told: Callable[[str, int, int], None] | None = None,
-    ):
-        self.model_settings, self.data, self.seed, self.told = model, data, seed, told
-        root = None if data.root is None else Path(data.root).expanduser()
-        opened = partial(open_clouds, data.name, root, points=data.points, seed=data.seed)
-        self.train_clouds = opened(data.train_split, size=data.train_size)
-        self.test_clouds = opened(data.test_split, size=data.test_size)
-
     def build_model(self) -> MaskedPoints:
         """Encoder and decoder, untrained."""
         return MaskedPoints(**vars(self.model_settings))
-
-    def training_data(self, model: nn.Module) -> PreparedClouds:
-        """The training clouds, varied."""
-        return self._prepared(self.train_clouds, self.data.variation, "training")
-
-    def test_data(self, model: nn.Module) -> PreparedClouds:
-        """The test clouds, never varied."""
-        return self._prepared(self.test_clouds, None, "test")
-
-    def _prepared(self, clouds: Any, variation: CloudVariation | None, what: str) -> PreparedClouds:
-        told = None if self.told is None else partial(self.told, f"read the {what} clouds")
-        return PreparedClouds(clouds, self.data.points, variation, self.seed, told)
 
     def loss(self, model: Callable[..., Tensor], batch: dict[str, Tensor]) -> Tensor:
         """Mean Chamfer distance of the hidden patches of a batch, float32 `[]`."""
