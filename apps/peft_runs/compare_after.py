@@ -1,10 +1,11 @@
 """What is found out about the runs of a comparison once all are trained, by one process with none beside it."""
 
+import subprocess
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from peft_runs.compare_jobs import LOOK_EVERY, end, reason, start
+from peft_runs.compare_jobs import LOOK_EVERY, end, interruption_waits, reason, start
 from peft_runs.compare_plan import Plan, PlannedRun
 from peft_runs.compare_progress import CompareProgress
 from peft_runs.compare_samples import DRAWN, MEASURED
@@ -41,15 +42,18 @@ def _complete(
     if not places:
         return None
     log = out / f"{module}.txt"
-    process = start(module, [*words, *map(str, places.values())], log, None)
+    running: list[subprocess.Popen[bytes]] = []
     try:
+        with interruption_waits():
+            running.append(start(module, [*words, *map(str, places.values())], log, None))
+        [process] = running
         while process.poll() is None:
             waiting = [run.method for run, place in places.items() if not (place / leaves).is_file()]
             if waiting:
                 tell(len(places) - len(waiting), len(places), waiting[0])
             time.sleep(LOOK_EVERY)
     finally:
-        end([process])
+        end(running)
     if process.returncode:
         return reason(log, process.returncode, family)
     log.unlink()

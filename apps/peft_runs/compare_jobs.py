@@ -4,8 +4,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -57,6 +59,23 @@ def start(module: str, words: Sequence[str], log: Path, threads: int | None) -> 
             env=environment,
             start_new_session=True,
         )
+
+
+@contextmanager
+def interruption_waits() -> Iterator[None]:
+    """Ctrl-C within takes effect at the end of the block: a process is either not started, or known and ended."""
+    before, here = signal.getsignal(signal.SIGINT), threading.current_thread()
+    if before is not signal.default_int_handler or here is not threading.main_thread():  # not ours to change
+        yield
+        return
+    arrived: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, _: arrived.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if arrived:
+        raise KeyboardInterrupt
 
 
 def end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
@@ -128,7 +147,8 @@ def train_all(
                 place = run.folder(out).path
                 place.mkdir(parents=True, exist_ok=True)
                 words = [plan.family, str(place), *run.train_words()]
-                running.append(Child(run, place, start(child_module, words, place / LOG, plan.threads)))
+                with interruption_waits():
+                    running.append(Child(run, place, start(child_module, words, place / LOG, plan.threads)))
                 progress.began(run)
             time.sleep(LOOK_EVERY)
             for child in list(running):
