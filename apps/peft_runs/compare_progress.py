@@ -34,7 +34,8 @@ class CompareProgress:
         self.kept: set[PlannedRun] = set()
         self.judged: dict[PlannedRun, int] = {}
         self.alone_said: set[str] = set()
-        self.began_at = self.said_at = time.monotonic()
+        self.said_at = time.monotonic()
+        self.timed_from: tuple[float, int] | None = None  # when the first step was seen, and how many were done then
         self.live: Progress | None = None
         if console.is_terminal:
             self.live = Progress(
@@ -136,12 +137,14 @@ class CompareProgress:
             self.live.update(self.rows[run.method], completed=reached, note=seed + note)
 
     def _say_time_left(self) -> None:
+        """The time left at the pace of the steps since the first one: starting the processes tells nothing about it."""
         now = time.monotonic()
-        if self.live or not self.steps or now - self.said_at < SECONDS_BETWEEN_LINES:
+        done = sum(steps for run, steps in self.done.items() if run not in self.kept)
+        self.timed_from = self.timed_from or (now, done)
+        since, before = self.timed_from
+        if self.live or not self.steps or done == before or now - self.said_at < SECONDS_BETWEEN_LINES:
             return
         self.said_at = now
         to_do = (self.total - len(self.kept)) * self.steps
-        done = sum(steps for run, steps in self.done.items() if run not in self.kept)
-        if done:
-            left = words.duration((now - self.began_at) * (to_do - done) / done)
-            self._say(f"{len(self.ended_runs)} of {self.total} runs done, about {left} of training left")
+        left = words.duration((now - since) * (to_do - done) / (done - before))
+        self._say(f"{len(self.ended_runs)} of {self.total} runs done, about {left} of training left")
