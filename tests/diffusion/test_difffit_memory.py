@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from diffusers.models.attention import BasicTransformerBlock
+from diffusers.models.attention import BasicTransformerBlock, FeedForward
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import diffusion_peft as dp
+from diffusion_peft.methods.difffit.perceptron import remember_hidden
 from tests.golden.cases.dit_modules import DiTBlock
 
 from .difffit_models import attach, move
@@ -84,6 +86,36 @@ def test_factors_of_the_branches_cost_no_memory(form: str) -> None:
 def test_factors_of_projections_cost_no_memory(form: str) -> None:
     biases = kept_by(form, gamma_sites=[])
     assert kept_by(form, gamma_modules={**OUTPUTS[form], **HEADS_OF[form]}) <= 1.02 * biases
+
+
+@pytest.mark.parametrize(
+    "fields", [{"gamma_sites": []}, {"gamma_modules": {**OUTPUTS["diffusers"], **HEADS_OF["diffusers"]}}]
+)
+def test_nothing_of_a_perceptrons_hidden_width_is_kept(fields: dict[str, Any]) -> None:
+    model, given = adapted("diffusers", **fields), inputs("diffusers")
+    without = kept(model, lambda: model(**given))
+    remember_hidden(model.base_model.model.ff)  # type: ignore[union-attr,arg-type]
+    stock = kept(model, lambda: model(**given))
+    width = 4 * BATCH * TOKENS * WIDTH
+    assert stock - without > 2.9 * width  # four of them, for the perceptron's input and its bias
+
+
+@pytest.mark.parametrize("how", ["merged", "deleted", "dropped"])
+def test_perceptrons_are_stock_ones_once_the_adapter_is_off(how: str) -> None:
+    model: Any = block("diffusers")
+    perceptron, config = model.ff, dp.DiffFitConfig(gamma_modules=OUTPUTS["diffusers"])
+    adapted_model: Any = attach(model, config) if how == "merged" else dp.add_adapter(model, config)
+    assert type(perceptron) is not FeedForward
+    assert isinstance(perceptron, FeedForward)
+    if how == "merged":
+        adapted_model.merge_and_unload()
+    elif how == "deleted":
+        dp.delete_adapters(model, "default")
+    else:  # as diffusers' `unload_lora` does, which tells no layer
+        for owner, name in ((perceptron.net[0], "proj"), (perceptron.net, "2")):
+            owner._modules[name] = owner._modules[name].base_layer
+        gc.collect()
+    assert type(perceptron) is FeedForward
 
 
 @pytest.mark.parametrize("form", ["DiT", "diffusers"])

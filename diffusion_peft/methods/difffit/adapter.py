@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
+from weakref import finalize
 
 import torch
 from torch import Tensor, nn
@@ -116,6 +118,16 @@ class FitLayer(ReparamLayer):
     """A module with DiffFit: no input of a linear or convolution is kept, and at most one tensor for its factors."""
 
     attention: tuple[nn.Module, ...] = ()  # whose output this is; in a tuple, since it is no child
+    undo: Callable[[], None] | None = None  # what is taken back with the layer
+
+    def when_removed(self, undo: Callable[[], None]) -> None:
+        """Call ``undo`` when the layer is taken off, or dropped by who tells no layer (diffusers' `unload_lora`)."""
+        self.undo = undo
+        finalize(self, undo).atexit = False
+
+    def detach(self) -> None:
+        if self.undo is not None:
+            self.undo()
 
     def adapted_forward(self, *args: Any, **kwargs: Any) -> Any:
         if any(map(is_fused, self.attention)):
@@ -150,6 +162,14 @@ class FitLayer(ReparamLayer):
             return None, bias
         factor = 1 + torch.stack(gains).sum(0)
         return factor, None if bias is None else (bias / least_factor(factor, bias.dtype)).to(bias.dtype)
+
+    def linear_parts(self) -> tuple[Tensor, Tensor | None, Tensor | None] | None:
+        """``W``, b and γ of ``y = γ (W x + b)``; ``None`` where this is no stock linear layer, or no adapter runs."""
+        base: Any = self.base_layer
+        if type(base).forward is not nn.Linear.forward or base.weight.requires_grad or not self.running:
+            return None
+        factor, bias = self._factor_and_bias()
+        return base.weight, bias, factor
 
     def _linear(self, x: Tensor) -> Tensor:
         base: Any = self.base_layer

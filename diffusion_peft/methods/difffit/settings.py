@@ -207,6 +207,7 @@ class SettingsLayer(FitLayer):
         self.refresh()
 
     def detach(self) -> None:
+        super().detach()
         if not self.merged_adapters:
             self._put(self._before)
 

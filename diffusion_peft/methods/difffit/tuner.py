@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -9,6 +10,7 @@ from peft.utils.constants import DUMMY_TARGET_MODULES
 from torch import nn
 
 from diffusion_peft.methods.difffit.adapter import Fit, FitLayer, Tied, is_fused
+from diffusion_peft.methods.difffit.perceptron import forget_hidden, remember_hidden
 from diffusion_peft.methods.difffit.places import Place, places, raw_tensors
 from diffusion_peft.methods.difffit.settings import ClassTable, Positions, SettingsLayer, check_config, write_config
 from peft_kernels.layer import AdapterLayer
@@ -59,6 +61,9 @@ class DiffFitTuner(AdapterTuner):
         place = self.places[key]
         layer = (SettingsLayer if place.classes or place.positions else FitLayer)(base, self.prefix)
         layer.attention = self._attention(key)
+        path, _, leaf = key.rpartition(".net.")
+        if path and leaf and forget_hidden(perceptron := self.model.get_submodule(path)):
+            layer.when_removed(partial(remember_hidden, perceptron))
         return layer
 
     def _attention(self, key: str) -> tuple[nn.Module, ...]:

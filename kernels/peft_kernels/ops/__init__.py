@@ -3,6 +3,7 @@
 from .deformable import deformable_attention
 from .edges import edge_distance, edge_lines, sobel
 from .frozen import frozen_conv, frozen_linear
+from .frozen_mlp import frozen_mlp
 from .graph_basis import graph_basis
 from .graph_fourier import Filter, Spectra, graph_fourier
 from .kernel_delta import DeltaSlice, DeltaSpec, delta_sparse, gated_conv, gated_linear
@@ -30,6 +31,7 @@ __all__ = [
     "farthest_points",
     "frozen_conv",
     "frozen_linear",
+    "frozen_mlp",
     "gated_conv",
     "gated_linear",
     "graph_basis",
