@@ -17,6 +17,7 @@ REASONS = {
     "SSF after a whole": "nothing linear takes up a scale of the residual stream",
     "adapts linear layers": "adapts linear layers; PEFT's LoRA has the others",
     "cannot be merged: an activation function stands between": "an activation function stands between its matrices",
+    "cannot be merged: a GELU stands between": "a GELU stands between its layers; what reads the skip is not linear",
     "cannot be merged: prompts are tokens": "prompts are tokens, not a change of weights",
     "cannot be merged: its kernel depends on the input": "every sample has a kernel of its own",
     "adapts 2d convolutions and linear layers": "adapts linear layers and 2d convolutions",

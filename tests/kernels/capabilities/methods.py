@@ -9,6 +9,7 @@ from typing import Any
 import peft
 import torch
 from peft import PeftConfig, PeftModel
+from peft.tuners.tuners_utils import check_target_module_exists
 from torch import nn
 
 import diffusion_peft as dp
@@ -19,6 +20,7 @@ from .layers import LAYERS, LayerType
 
 NORMS = ("LayerNorm", "GroupNorm", "BatchNorm2d")
 BLOCK = "transformer block"
+SKIP_READERS = ("Linear", "Conv2d", BLOCK)  # as decoder blocks: a skip lies behind the other channels they read
 MERGES = ("merge", "safe merge", "unmerge", "merge and unload", "several merged")
 
 
@@ -105,6 +107,13 @@ def _with_factor(layer: LayerType, fields: dict[str, Any]) -> PeftConfig:
     if layer.name.startswith(("Linear", "Conv")):
         fields = {"gamma_modules": {"ffn_out": "layer|other"}, **fields}
     return dp.DiffFitConfig(**{"train_embedding": "layer|other" if layer.tokens else True, **fields})
+
+
+def _with_skips(layer: LayerType, fields: dict[str, Any]) -> PeftConfig:
+    """SCEdit's configuration for modules that read a skip of three channels behind what else they read."""
+    named = peft.LoraConfig(**{name: value for name, value in fields.items() if name.endswith("_modules")})
+    blocks = [name for name, _ in layer.model().named_modules() if name and check_target_module_exists(named, name)]
+    return dp.SceditConfig(**{"skip_channels": [3] * len(blocks), **fields})
 
 
 def _refuses(layers: tuple[str, ...], reason: str) -> dict[str, str]:
@@ -212,6 +221,17 @@ METHODS = {
             dp.SaraConfig,
             {"threshold": 0.8},
             attach={**SLICES, BLOCK: "has no parameter to train"},
+        ),
+        Method(
+            "scedit",
+            dp.SceditConfig,
+            attach=_refuses(tuple(name for name in LAYERS if name not in SKIP_READERS), NO_MEANING),
+            # A block keeps activations of its own, as large as its weights, for the gradient of what it reads.
+            lacks=(
+                Lack(MERGES, "cannot be merged: a GELU stands between"),
+                Lack(("recompute",), NO_MEANING, layers=(BLOCK,)),
+            ),
+            made=_with_skips,
         ),
         Method(
             "linear_probe",
