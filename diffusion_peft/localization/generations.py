@@ -1,11 +1,13 @@
 """Pictures of one scene whose layers read another text: several generations beside each other in one batch.
 
 The first generation is the target's; each further one is the source's and reads the target's text in layers of its own.
-Rows of one pair start from the same noise and, with stochastic schedulers, see the same noise at every step.
+Rows of one pair start from the same noise and, with stochastic schedulers, see the same noise at every step. Where the
+text depends on neither step nor picture, its states are enough and the target need not run again.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -14,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diffusion_peft.localization.layers import bare, text_layers
 from diffusion_peft.localization.pairs import Pair
 from diffusion_peft.localization.patching import patch_text
 from diffusion_peft.localization.projections import Slots
@@ -58,6 +61,33 @@ class Generations:
             images = self.pipeline(list(prompts), generator=generators, output_type="np", **called).images
         return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
 
+    def plain(self, pairs: Sequence[Pair], seeds: Sequence[int]) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The targets' pictures, the sources', and the states of the targets' text ``[groups, pairs, tokens, width]``.
+
+        There are no such states where the text is a stream that sees the picture, or is masked.
+        """
+        with first_call(bare(self.pipeline)) as call:
+            target, source = self.together(pairs, seeds, [()])
+        masked = call.get("encoder_attention_mask") is not None
+        if masked or any(layer.joint for layer in text_layers(self.pipeline)):
+            return target, source, None
+        return target, source, call["encoder_hidden_states"].unflatten(0, (-1, 2, len(pairs)))[:, TARGET]
+
+    def injected(
+        self, pairs: Sequence[Pair], seeds: Sequence[int], sets: Sequence[Sequence[int]], states: Tensor
+    ) -> list[Tensor]:
+        """For each set of layers the sources' pictures that read the targets' text there; ``states`` are `plain`'s."""
+        count, pictures = len(sets), len(pairs)
+        target = states[:, None].expand(-1, count, -1, -1, -1).flatten(0, 2)
+        rows = {
+            layer: torch.tensor([layer in chosen for chosen in sets]).repeat_interleave(pictures).repeat(len(states))
+            for layer in sorted({layer for chosen in sets for layer in chosen})
+        }
+        window = {"start_step": self.start_step, "end_step": self.end_step}
+        with patch_text(self.pipeline, list(rows), target=target, rows=rows, heads=self.heads, **window):
+            found = self.pictures([pair.source for pair in pairs] * count, list(seeds) * count)
+        return list(found.split(pictures))
+
     def together(self, pairs: Sequence[Pair], seeds: Sequence[int], sets: Sequence[Sequence[int]]) -> list[Tensor]:
         """The target's pictures, then for each set of layers the source's that read the target's text there.
 
@@ -87,3 +117,20 @@ def quiet(pipeline: Any) -> Iterator[None]:
         yield
     finally:
         pipeline.set_progress_bar_config(**before)
+
+
+@contextmanager
+def first_call(model: Any) -> Iterator[dict[str, Any]]:
+    """Within the block the arguments of a denoiser's first call are noted, by name."""
+    noted: dict[str, Any] = {}
+    signature = inspect.signature(model.forward)
+
+    def before(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if not noted:
+            noted.update(signature.bind_partial(*args, **kwargs).arguments)
+
+    handle = model.register_forward_pre_hook(before, with_kwargs=True)
+    try:
+        yield noted
+    finally:
+        handle.remove()

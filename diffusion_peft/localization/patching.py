@@ -32,6 +32,7 @@ def patch_text(
     target: Tensor | None = None,
     pictures: int | None = None,
     slots: Mapping[int, Slots] | None = None,
+    rows: Mapping[int, Tensor] | None = None,
     heads: Mapping[int | str, Sequence[int]] | None = None,
     start_step: int = 0,
     end_step: int | None = None,
@@ -49,6 +50,7 @@ def patch_text(
         pictures: number of source pictures; the model is called with ``[source, target]``, this many rows of each,
             repeated for the halves of guidance. Source and target start from the same noise.
         slots: more than two generations beside each other, by number of the layer.
+        rows: which rows of the batch read ``target``, truth values by number of the layer; all where none are given.
         heads: numbers of the heads to replace, by layer; all where none are given.
         start_step: first step to replace in; 0 is the noisiest.
         end_step: first step not to replace in any more.
@@ -64,6 +66,8 @@ def patch_text(
     model = bare(model)
     if sum(way is not None for way in (target, pictures, slots)) != 1:
         raise ValueError("give one of `target` (inject), `pictures` (lockstep) and `slots`")
+    if rows is not None and target is None:
+        raise ValueError("`rows` says which rows read `target`: give it too, or `slots` instead")
     own = _heads(chosen, heads or {})
     if target is not None:
         _check_inject(model, chosen, patch_uncond)
@@ -81,10 +85,11 @@ def patch_text(
                 base = getattr(attention, name)
                 given = base, layer, window, _columns(layer, base, own.get(layer.index))
                 if target is not None:
-                    wrapped = Inject(*given, states=target, attention=attention)
+                    own_rows = None if rows is None else rows[layer.index]
+                    wrapped = Inject(*given, states=target, attention=attention, rows=own_rows)
                 else:
-                    rows = slots[layer.index] if slots is not None else Slots(pictures or 0)
-                    wrapped = Lockstep(*given, slots=rows, unconditional=patch_uncond)
+                    beside = slots[layer.index] if slots is not None else Slots(pictures or 0)
+                    wrapped = Lockstep(*given, slots=beside, unconditional=patch_uncond)
                     if layer.single:
                         stack.callback(wrapped.count(model.get_submodule(layer.block)).remove)
                 wrapped.train(base.training)

@@ -142,14 +142,22 @@ class Lockstep(PatchedProjection):
 
 
 class Inject(PatchedProjection):
-    """Rows take the projection of given text states, made once where no gradient is wanted."""
+    """Rows (all where none are named) take the projection of given states, made once where no gradient is wanted."""
 
-    def __init__(self, *given: Any, states: Tensor, attention: Any) -> None:
+    def __init__(self, *given: Any, states: Tensor, attention: Any, rows: Tensor | None) -> None:
         super().__init__(*given)
         self._states, self._attention = states, (attention,)  # hidden from `modules`: it holds this one
+        self._rows = None if rows is None else rows[:, None, None]
         self._kept: Tensor | None = None
 
     def replaced(self, x: Tensor, y: Tensor | None, *args: Any, **kwargs: Any) -> Tensor:
+        found = self._injected(x, *args, **kwargs)
+        if self._rows is None:
+            return found
+        own = self.base(x, *args, **kwargs) if y is None else y
+        return torch.where(self._rows.to(own.device), found, own)
+
+    def _injected(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         if len(x) != len(self._states) or x.shape[1] != self._states.shape[1]:
             raise ValueError(
                 f"{self.layer.name}: the target text has {_form(self._states)}, the model is called with {_form(x)}; "

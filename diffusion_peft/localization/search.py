@@ -1,8 +1,9 @@
 """Which layers decide the text in a picture: every layer by itself reads another text, and the pictures are scored.
 
 A call of the pipeline makes ``[target, source at l₁, source at l₂, ...]`` from the same noise: one run of the target
-serves as many layers as fit in the batch, and nothing is kept from step to step. Then sets of the best layers are
-scored the same way, to see where the text no longer gains.
+serves as many layers as fit in the batch, and nothing is kept from step to step. Where the text depends on neither step
+nor picture (cross-attention of UNets) the target's states are put in and it does not run again. Then sets of the best
+layers are scored the same way, to see where the text no longer gains.
 """
 
 from __future__ import annotations
@@ -61,7 +62,8 @@ def localize_text_layers(
         start_step: first step to replace in.
         seed: of the first picture; each pair has its own.
         batch: pairs in one call.
-        at_once: layers in one call, which has ``(1 + at_once) · batch`` pictures.
+        at_once: layers in one call, which has ``at_once · batch`` pictures, or ``(1 + at_once) · batch`` where the
+            targets must run beside (joint attention, masked text).
         largest_set: afterwards the best two, three, ... layers are scored together, up to so many.
         settings: further arguments of the pipeline's call, such as `height`.
         resume: what a stopped search had found; it is gone on with, and must be of the same search.
@@ -126,12 +128,15 @@ class Search:
             missing = [chosen for chosen in sets if self.report.pictures(*chosen) <= first]
             if not missing:
                 continue
-            target, source = self.run.together(chunk, seeds, [()])
+            target, source, states = self.run.plain(chunk, seeds)
             if self.report.pictures() <= first:
                 self.report.add((), self.measure(source, source, target, chunk))
             for place in range(0, len(missing), self.at_once):
                 now = missing[place : place + self.at_once]
-                found = self.run.together(chunk, seeds, now)[1:]
+                if states is None:
+                    found = self.run.together(chunk, seeds, now)[1:]
+                else:
+                    found = self.run.injected(chunk, seeds, now, states)
                 for chosen, pictures in zip(now, found, strict=True):
                     self.report.add(chosen, self.measure(pictures, source, target, chunk))
                 if self.told is not None:

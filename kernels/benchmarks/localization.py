@@ -1,9 +1,9 @@
 """A search for text layers: pictures × layers per second, and what is stored meanwhile.
 
 Every text layer of a pipeline reads another text by itself, for a few pairs of prompts. Process CPU time, least of
-several: with source and target beside each other in one batch, one layer or more at once, against the way that the
-authors describe: run the target and keep keys and values of every layer and step, then run the source once a layer and
-put them in. The plain pictures of source and target are part of all.
+several: with the target's states put in (UNets), and with source and target beside each other in one batch (any model),
+one layer or more at once, against the way that the authors describe: run the target and keep keys and values of every
+layer and step, then run the source once a layer and put them in. The plain pictures of both are part of all.
 
     python kernels/benchmarks/localization.py [--pipeline mini_sd] [--pairs 2] [--steps 6] [--repeats 2]
 """
@@ -59,12 +59,16 @@ def replay(run: Generations, pairs: list[Any], seeds: list[int], stored: list[in
             run.pictures(sources, seeds)
 
 
-def beside(run: Generations, pairs: list[Any], seeds: list[int], at_once: int) -> None:
-    """Source and target in one batch, ``at_once`` layers a call."""
+def search(run: Generations, pairs: list[Any], seeds: list[int], at_once: int, beside: bool) -> None:
+    """``at_once`` layers a call, the target in the same batch or its states put in."""
     layers = [layer.index for layer in dp.text_layers(run.pipeline)]
-    run.together(pairs, seeds, [()])
+    states = run.plain(pairs, seeds)[-1]
     for place in range(0, len(layers), at_once):
-        run.together(pairs, seeds, [(layer,) for layer in layers[place : place + at_once]])
+        sets = [(layer,) for layer in layers[place : place + at_once]]
+        if beside or states is None:
+            run.together(pairs, seeds, sets)
+        else:
+            run.injected(pairs, seeds, sets, states)
 
 
 def main() -> None:
@@ -83,7 +87,11 @@ def main() -> None:
     run = Generations(pipe, settings.steps, 4.0)
     stored: list[int] = []
     ways: dict[str, Step] = {"cache and replay": lambda: replay(run, pairs, seeds, stored)}
-    ways |= {f"{n} at once": lambda n=n: beside(run, pairs, seeds, n) for n in settings.at_once}
+    for way, beside in (("beside", True), ("put in", False)):
+        ways |= {
+            f"{way}, {n} at once": lambda n=n, beside=beside: search(run, pairs, seeds, n, beside)
+            for n in settings.at_once
+        }
     seconds = {
         name: row[0] for name, row in cpu_seconds({name: [way] for name, way in ways.items()}, settings.repeats).items()
     }

@@ -92,6 +92,17 @@ def test_injection_and_lockstep_agree(texts: tuple[Tensor, Tensor]) -> None:
     torch.testing.assert_close(injected, beside)
 
 
+def test_named_rows_alone_read_the_target(texts: tuple[Tensor, Tensor]) -> None:
+    model = small("sd15").eval()
+    source, target = texts
+    rows = {1: torch.tensor([False, True]), 2: torch.tensor([True, False])}
+    with dp.patch_text(model, [1, 2], target=target, rows=rows):
+        found = call("sd15", model, source)
+    for row, layer in ((1, 1), (0, 2)):
+        with dp.patch_text(model, [layer], target=target):
+            torch.testing.assert_close(found[row], call("sd15", model, source)[row])
+
+
 def test_an_adapter_on_the_projections_stays_active(texts: tuple[Tensor, Tensor]) -> None:
     model = small("sd15").eval()
     source, target = texts
@@ -149,6 +160,7 @@ def test_impossible_windows_are_refused(start: int, end: int | None) -> None:
         ({"pictures": 2, "heads": {0: [0]}}, "not among"),
         ({"target": torch.zeros(2, 6, 12)}, "attn2: the target text has 2 rows of 6 tokens"),
         ({"target": torch.zeros(3, 5, 12)}, "attn2: the target text has 3 rows"),
+        ({"pictures": 2, "rows": {1: torch.ones(2, dtype=torch.bool)}}, "`rows` says which rows read `target`"),
         ({"pictures": 3}, "attn2: 2 rows are no 2 generations of 3 pictures"),
     ],
 )

@@ -94,6 +94,29 @@ def test_layers_together_are_scored_as_one_by_one(pipelines: dict[str, Any]) -> 
         assert alone.of(layer) == pytest.approx(together.of(layer), rel=1e-3, abs=1e-3)
 
 
+@pytest.mark.parametrize("kind", ["sd1", "sdxl", "if"])
+@pytest.mark.parametrize("guidance", [1.0, 5.0])
+def test_states_put_in_do_what_the_target_beside_does(kind: str, guidance: float, pipelines: dict[str, Any]) -> None:
+    pairs, sets = pairs_of(PAIRS), [(1,), (0, 2), ()]
+    run = Generations(pipelines[kind], 3, guidance, start_step=1, heads={2: [1]}, settings=SMALL["settings"])
+    _, *beside = run.together(pairs, [3, 4, 5], sets)
+    _, source, states = run.plain(pairs, [3, 4, 5])
+    assert states is not None
+    assert states.shape[:2] == (1 + (guidance > 1), 3)
+    *put_in, none = run.injected(pairs, [3, 4, 5], sets, states)
+    changes = [(wanted - source).abs().max() for wanted in beside[:2]]
+    for found, wanted, change in zip([*put_in, none], [*beside[:2], source], [*changes, max(changes)], strict=True):
+        assert (found - wanted).abs().max() < 0.02 * change
+
+
+@pytest.mark.parametrize("kind", ["sd3", "flux", "pixart"])
+def test_the_target_runs_beside_where_its_text_sees_the_picture_or_is_masked(
+    kind: str, pipelines: dict[str, Any]
+) -> None:
+    run = Generations(pipelines[kind], 2, 5.0, settings=small(kind)["settings"])
+    assert run.plain(pairs_of(PAIRS), [3, 4, 5])[2] is None
+
+
 @pytest.mark.parametrize("kind", ["sd1", "if"])
 def test_the_same_text_changes_nothing(kind: str, pipelines: dict[str, Any]) -> None:
     pairs = pairs_of([("a star", "a star")])
