@@ -1,11 +1,9 @@
 """The Triton kernel gives exact differences' distances: by Triton's interpreter, and on a GPU where there is one."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
+
+from tests.kernels.interpreted import check
 
 CHECK = """
 import torch
@@ -26,22 +24,11 @@ for device in {devices}:
 """
 
 
-def check(*devices: str, **environment: str) -> None:
-    run = subprocess.run(
-        [sys.executable, "-c", CHECK.format(devices=devices)],
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert run.returncode == 0, run.stderr
-
-
 def test_distances_are_right_by_the_interpreter():
     pytest.importorskip("triton")
-    check("cpu", TRITON_INTERPRET="1")
+    check(CHECK, "cpu", TRITON_INTERPRET="1")
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_distances_are_right_on_a_gpu():
-    check("cuda")
+    check(CHECK, "cuda")

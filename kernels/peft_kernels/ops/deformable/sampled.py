@@ -13,6 +13,7 @@ FLOPs: ``8 B Q M L K D`` forward, three times that backward. Bytes kept for the 
 
 import warnings
 from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 from typing import NamedTuple
 
 import torch
@@ -49,9 +50,13 @@ def deformable_attention(
         return deformable_attention_grid(value, shapes, locations, weights)
     if torch.compiler.is_compiling():
         return deformable_attention_reference(value, shapes, locations, weights)
-    if value.device.type != "cpu":
+    if not _has_operator(value.device):
         return deformable_attention_grid(value, shapes, locations, weights)
     return _sampled(value, [side for shape in shapes for side in shape], locations, weights)
+
+
+def _has_operator(device: torch.device) -> bool:
+    return device.type == "cpu" or (device.type == "cuda" and find_spec("triton") is not None)
 
 
 def _check(value: Tensor, shapes: Sequence[tuple[int, int]], locations: Tensor, weights: Tensor) -> None:
@@ -169,6 +174,13 @@ def _sampled(value: Tensor, sides: Sequence[int], locations: Tensor, weights: Te
     return total.view(batch, queries, heads * value.shape[-1]).to(value.dtype)
 
 
+@_sampled.register_kernel("cuda")
+def _(value, sides, locations, weights):
+    from .sampled_triton import sampled
+
+    return sampled(value, sides, locations, weights, _compute_dtype(value, locations)).to(value.dtype)
+
+
 @_sampled.register_fake
 def _(value, sides, locations, weights):
     return value.new_empty(*locations.shape[:2], value.shape[2] * value.shape[3])
@@ -238,6 +250,15 @@ def _products(starts: Tensor, columns: Tensor, left: Tensor, right: Tensor) -> T
         zeros = torch.zeros(columns.shape, dtype=left.dtype)
         pattern = torch.sparse_csr_tensor(starts, columns, zeros, (len(left), len(right)), check_invariants=False)
         return torch.sparse.sampled_addmm(pattern, left, right.t(), beta=0).values()
+
+
+@_sampled_backward.register_kernel("cuda")
+def _(gy, value, sides, locations, weights, of_value, of_reads):
+    from .sampled_triton import sampled_backward
+
+    gy = gy.to(_compute_dtype(value, locations))
+    found = sampled_backward(gy, value, sides, locations, weights, of_value, of_reads)
+    return tuple(g.to(t.dtype) for g, t in zip(found, (value, locations, weights), strict=True))
 
 
 @_sampled_backward.register_fake
