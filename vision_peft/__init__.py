@@ -14,6 +14,8 @@ from vision_peft import models
 from vision_peft.methods import (
     AdapterPlusConfig,
     BitFitConfig,
+    CloudSpectrum,
+    CloudView,
     FdconvConfig,
     FullConfig,
     LinearProbeConfig,
@@ -27,11 +29,13 @@ from vision_peft.methods import (
     VptConfig,
     bound_spectra,
     cloud_spectra,
+    cloud_spectrum,
     fill,
     fold_scaling,
     interactions_config,
     load_pointgst,
     spt_config,
+    view_cloud,
 )
 from vision_peft.models import load_point_checkpoint, pyramid
 
@@ -39,6 +43,8 @@ __all__ = [
     "AdapterError",
     "AdapterPlusConfig",
     "BitFitConfig",
+    "CloudSpectrum",
+    "CloudView",
     "FdconvConfig",
     "FullConfig",
     "LinearProbeConfig",
@@ -52,6 +58,7 @@ __all__ = [
     "VptConfig",
     "bound_spectra",
     "cloud_spectra",
+    "cloud_spectrum",
     "compose",
     "fill",
     "fold_scaling",
@@ -64,4 +71,5 @@ __all__ = [
     "pyramid",
     "sensitivity",
     "spt_config",
+    "view_cloud",
 ]

@@ -3,7 +3,16 @@
 from vision_peft.methods.adapter_plus import AdapterPlusConfig, fold_scaling
 from vision_peft.methods.fdconv import FdconvConfig
 from vision_peft.methods.own import fill
-from vision_peft.methods.pointgst import PointGstConfig, bound_spectra, cloud_spectra, load_pointgst
+from vision_peft.methods.pointgst import (
+    CloudSpectrum,
+    CloudView,
+    PointGstConfig,
+    bound_spectra,
+    cloud_spectra,
+    cloud_spectrum,
+    load_pointgst,
+    view_cloud,
+)
 from vision_peft.methods.pyramid import interactions_config
 from vision_peft.methods.sliced_lora import SlicedLoraConfig
 from vision_peft.methods.snell import SnellConfig
@@ -16,6 +25,8 @@ from vision_peft.methods.vpt import VptConfig
 __all__ = [
     "AdapterPlusConfig",
     "BitFitConfig",
+    "CloudSpectrum",
+    "CloudView",
     "FdconvConfig",
     "FullConfig",
     "LinearProbeConfig",
@@ -29,9 +40,11 @@ __all__ = [
     "VptConfig",
     "bound_spectra",
     "cloud_spectra",
+    "cloud_spectrum",
     "fill",
     "fold_scaling",
     "interactions_config",
     "load_pointgst",
     "spt_config",
+    "view_cloud",
 ]

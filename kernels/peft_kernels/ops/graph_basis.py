@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -91,7 +92,7 @@ def canonical_signs(
 
 
 @torch.no_grad()
-def graph_basis(
+def graph_spectrum(
     centers: Float[Tensor, "batch points 3"],
     order: Int[Tensor, "batch points"] | None = None,
     scope: str = "cloud",
@@ -100,8 +101,8 @@ def graph_basis(
     canonical: bool = True,
     expanded: bool = False,
     dtype: torch.dtype = torch.float32,
-) -> Float[Tensor, "batch points points"]:
-    """U of every cloud, eigenvectors in columns, ascending by frequency.
+) -> tuple[Float[Tensor, "batch points"], Float[Tensor, "batch points points"]]:
+    """Λ, ascending, and U of every cloud, eigenvectors in columns.
 
     Args:
         centers: the points.
@@ -126,8 +127,18 @@ def graph_basis(
         else:
             distance = pair_distances(centers)
             weight = graph_weights(distance, least_distance(distance, scope))
-        basis = spectrum(graph_laplacian(weight, laplacian, degree_eps))[1]
-        return canonical_signs(basis, order) if canonical else basis
+        values, basis = spectrum(graph_laplacian(weight, laplacian, degree_eps))
+        return values, canonical_signs(basis, order) if canonical else basis
+
+
+def graph_basis(
+    centers: Float[Tensor, "batch points 3"],
+    order: Int[Tensor, "batch points"] | None = None,
+    *args: Any,
+    **kwargs: Any,
+) -> Float[Tensor, "batch points points"]:
+    """U of every cloud, eigenvectors in columns, ascending by frequency; see `graph_spectrum`."""
+    return graph_spectrum(centers, order, *args, **kwargs)[1]
 
 
 @contextmanager

@@ -3,5 +3,15 @@
 from vision_peft.methods.pointgst.config import PointGstConfig
 from vision_peft.methods.pointgst.released import load_pointgst
 from vision_peft.methods.pointgst.spectra import bound_spectra, cloud_spectra
+from vision_peft.methods.pointgst.view import CloudSpectrum, CloudView, cloud_spectrum, view_cloud
 
-__all__ = ["PointGstConfig", "bound_spectra", "cloud_spectra", "load_pointgst"]
+__all__ = [
+    "CloudSpectrum",
+    "CloudView",
+    "PointGstConfig",
+    "bound_spectra",
+    "cloud_spectra",
+    "cloud_spectrum",
+    "load_pointgst",
+    "view_cloud",
+]
