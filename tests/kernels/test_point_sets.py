@@ -41,7 +41,9 @@ def test_a_cloud_at_the_origin_gives_its_first_point() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize(("points", "centers", "k"), [(1, 1, 1), (9, 4, 9), (700, 300, 5)])
+@pytest.mark.parametrize(
+    ("points", "centers", "k"), [(1, 1, 1), (9, 4, 9), (700, 300, 5), (1024, 40, 32), (333, 20, 7)]
+)
 def test_nearest_neighbours(points: int, centers: int, k: int, dtype: torch.dtype) -> None:
     x, c = clouds(2, points, dtype), clouds(2, centers, dtype, seed=1)
     found, expected = nearest_neighbours(x, c, k), nearest_neighbours_reference(x, c, k)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any, ClassVar, TypeVar
+from zlib import crc32
 
 import torch
 from timm.models import build_model_with_cfg
@@ -51,7 +52,11 @@ def classified(head: nn.Module, pooled: Tensor) -> Tensor:
 
 @torch.no_grad()
 def start(module: nn.Module) -> None:
-    """Start from scratch: truncated normal 0.02 for weights and tokens, zero for biases."""
+    """Start from scratch: truncated normal 0.02 for weights and tokens, zero for biases.
+
+    Tokens, which checkpoints of pretraining lack and adapters need not train, start the same in every model: an adapter
+    trained on one fits the next.
+    """
     for part in module.modules():
         if isinstance(part, (nn.Linear, nn.Conv1d)):
             nn.init.trunc_normal_(part.weight, std=0.02)
@@ -59,7 +64,9 @@ def start(module: nn.Module) -> None:
                 nn.init.zeros_(part.bias)
     for name, parameter in module.named_parameters(recurse=False):
         if name.startswith(("cls_", "sos")):
-            nn.init.trunc_normal_(parameter, std=0.02)
+            own = torch.Generator("cpu").manual_seed(crc32(name.encode()))
+            drawn = torch.empty(parameter.shape, device="cpu")
+            parameter.copy_(nn.init.trunc_normal_(drawn, std=0.02, generator=own))
 
 
 def point_cfg(**values: Any) -> dict[str, Any]:

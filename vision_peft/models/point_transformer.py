@@ -13,6 +13,7 @@ and a head of two layers. `point_mae_parts` labels every point (ShapeNetPart) in
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -172,8 +173,14 @@ class PointTransformer(PointBackbone):
         return self.forward_head(self.forward_features(points))
 
 
-_NAMES = ("point_mae", "point_act", "point_recon", "point_bert", "point_mini")
-default_cfgs = generate_default_cfgs({f"{name}.untrained": point_cfg() for name in _NAMES})
+WEIGHTS = Path(__file__).resolve().parent.parent / "assets" / "point_mini" / "model.safetensors"
+_NAMES = ("point_mae", "point_act", "point_recon", "point_bert")
+default_cfgs = generate_default_cfgs(
+    {
+        **{f"{name}.untrained": point_cfg() for name in _NAMES},
+        "point_mini.surfaces": point_cfg(file=str(WEIGHTS), input_size=(1, 1024, 3), license="apache-2.0"),
+    }
+)
 # Small enough to train and adapt on a laptop's processor.
 MINI: dict[str, Any] = {
     "num_groups": 64,
@@ -216,5 +223,5 @@ def point_bert(pretrained: bool = False, **kwargs: Any) -> PointTransformer:
 
 @register_model
 def point_mini(pretrained: bool = False, **kwargs: Any) -> PointTransformer:
-    """Point-MAE's architecture of width 96, 4 blocks, 64 patches of 16 points."""
+    """Point-MAE's architecture of width 96, 4 blocks, 64 patches of 16 points; `pretrained` loads the packaged file."""
     return _classifier("point_mini", pretrained, {**MINI, **kwargs})

@@ -2,14 +2,18 @@
 
 Squared distances come from coordinate differences. `torch.cdist` expands the square as soon as there are more than 25
 points, and rounds small distances to nonsense then: neighbours swap, and a centre may not be its own nearest point. All
-pairs are never held at once, but blocks of centres that fit the cache.
+pairs are never held at once, but blocks of centres that fit the cache. The k nearest lie in the k columns of points
+whose nearest ones are nearest, so that of 1,024 points most drop out by a vectorised minimum before anything is sorted.
 
-FLOPs: 8 · batch · centres · points, and a partial sort of every row.
+FLOPs: 8 · batch · centres · points, and partial sorts of √(k · points) and as many values for every centre.
 """
+
+import math
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn import functional as F
 
 from .clouds import check_clouds, check_count
 
@@ -59,9 +63,12 @@ def gathered(values: Float[Tensor, "batch points c"], index: Int[Tensor, "batch 
 def _nearest(points: Tensor, centers: Tensor, k: int) -> Tensor:
     if points.dtype.itemsize < 4:
         points, centers = points.float(), centers.float()
-    x, c = points.mT.contiguous(), centers.mT.contiguous()
+    lanes = math.isqrt(k * points.shape[1])
+    spare = -points.shape[1] % lanes
+    x = F.pad(points.mT, (0, spare), value=torch.inf).contiguous()
+    c = centers.mT.contiguous()
     index = torch.empty(*centers.shape[:2], k, dtype=torch.int64, device=points.device)
-    step = max(1, _BLOCK // points.shape[1])
+    step = max(1, _BLOCK // x.shape[-1])
     for cloud in range(len(points)):
         for first in range(0, centers.shape[1], step):
             near = c[cloud, :, first : first + step, None]
@@ -69,8 +76,19 @@ def _nearest(points: Tensor, centers: Tensor, k: int) -> Tensor:
             for axis in (1, 2):
                 difference = x[cloud, axis] - near[axis]
                 distance.addcmul_(difference, difference)
-            index[cloud, first : first + step] = distance.topk(k, largest=False, sorted=True).indices
-    return index
+            index[cloud, first : first + step] = _least(distance, k, lanes)
+    return index.clamp_(max=points.shape[1] - 1)  # where squares overflow, the spare points are as near as any
+
+
+def _least(values: Tensor, k: int, lanes: int) -> Tensor:
+    """Indices of the ``k`` least values of every row, ascending; rows are so many columns of ``lanes`` values."""
+    deep = values.shape[1] // lanes
+    if deep < 4:
+        return values.topk(k, largest=False, sorted=True).indices
+    columns = values.view(-1, deep, lanes).amin(1).topk(k, largest=False, sorted=False).indices
+    candidates = (columns[:, None] + lanes * torch.arange(deep, device=values.device)[:, None]).flatten(1)
+    chosen = values.gather(1, candidates).topk(k, largest=False, sorted=True).indices
+    return candidates.gather(1, chosen)
 
 
 @_nearest.register_fake
