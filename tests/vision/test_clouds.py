@@ -71,6 +71,43 @@ def test_a_wall_hides_what_stands_behind_it() -> None:
     assert seen(np.concatenate([wall, thing]), 0.0, 0.0)[3000:].mean() < 0.05
 
 
+MESHES = Path(__file__).parents[2].parent / "shared" / "data" / "mesh_points.npz"
+
+
+def test_instances_are_views_of_given_things(tmp_path: Path) -> None:
+    things = {"cube": rng().uniform(-1, 1, (900, 3)), "rod": rng().uniform(-1, 1, (900, 3)) * (0.05, 1, 0.05)}
+    np.savez(tmp_path / "things.npz", **things)
+    (tmp_path / "folder").mkdir()
+    for name, points in things.items():
+        np.savetxt(tmp_path / "folder" / f"{name}.xyz", points)
+    one = open_clouds("instances", tmp_path / "things.npz", "train", size=4, points=128)
+    other = open_clouds("instances", tmp_path / "folder", "train", size=4, points=128)
+    assert (list(one.classes), one.labels.tolist()) == (["cube", "rod"], [0, 1, 0, 1])
+    for index in range(4):
+        np.testing.assert_allclose(one.cloud(index), other.cloud(index), atol=1e-4)
+        assert one.cloud(index).shape == (128, 3)
+    assert not np.allclose(one.cloud(0), one.cloud(2))
+    assert not np.allclose(
+        one.cloud(0), open_clouds("instances", tmp_path / "folder", "test", size=1, points=128).cloud(0)
+    )
+
+
+@pytest.mark.parametrize("name", ["things.npz", "empty", "damaged.npz"])
+def test_instances_of_nothing_are_refused(name: str, tmp_path: Path) -> None:
+    np.savez(tmp_path / "things.npz", one=rng().normal(size=(9, 3)))
+    (tmp_path / "damaged.npz").write_bytes(b"PK junk")
+    with pytest.raises(DataError, match=rf"{name} has [01]$|{name} is no readable npz of clouds"):
+        open_clouds("instances", tmp_path / name, "train", size=2, points=16)
+
+
+@pytest.mark.skipif(not MESHES.is_file(), reason="../shared/data/mesh_points.npz is not here")
+def test_sixteen_real_models_are_told_apart_by_name() -> None:
+    clouds = open_clouds("instances", MESHES, "test", size=16, points=256)
+    assert len(clouds.classes) == 16
+    assert "stanford-bunny" in clouds.classes
+    assert all(np.isfinite(clouds.cloud(index)).all() for index in range(16))
+
+
 # --- files ------------------------------------------------------------------------------------------------------------
 CLOUD = np.random.default_rng(1).normal(size=(50, 3)) + 3
 TETRAHEDRON = "OFF\n4 4 0\n0 0 0\n1 0 0\n0 1 0\n0 0 1\n3 0 1 2\n3 0 1 3\n3 0 2 3\n3 1 2 3\n"

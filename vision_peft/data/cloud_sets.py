@@ -1,4 +1,4 @@
-"""Data sets of clouds as they are distributed: ScanObjectNN, ModelNet40, and folders of class folders.
+"""Data sets of clouds as they are distributed: ScanObjectNN, ModelNet40, folders of class folders, things by name.
 
 ScanObjectNN (Uy et al., ICCV 2019) is used as stored; all others are centred on the mean and scaled into the unit
 sphere.
@@ -9,12 +9,14 @@ from __future__ import annotations
 import importlib
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
 from peft_kernels.data_errors import DataError, unknown
 from vision_peft.data.cloud_files import ENDINGS, checked, read_cloud
 from vision_peft.data.folder import ClassFolders
+from vision_peft.data.shapes import Instances
 from vision_peft.data.shapes.changes import normalised
 
 SCANOBJECTNN = {
@@ -109,6 +111,28 @@ class ModelNet40:
         if not path.is_file():
             raise DataError(f"ModelNet40: {path} is missing")
         return normalised(read_cloud(path, path.read_bytes))
+
+
+def open_instances(root: Path, split: str, size: int, points: int, seed: int) -> Instances:
+    """Scan-like views of the things in an npz of clouds by name, or in a folder of one cloud or mesh a file.
+
+    Raises:
+        DataError: there are fewer than two, or one cannot be read; the message names it.
+    """
+    things: dict[str, np.ndarray]
+    if root.suffix == ".npz" and root.is_file():
+        try:
+            with np.load(root, allow_pickle=False) as stored:
+                things = {name: checked(stored[name], f"{root}, {name}") for name in sorted(stored)}
+        except (OSError, ValueError, BadZipFile) as error:
+            raise DataError(f"{root} is no readable npz of clouds: {error}") from None
+    else:
+        files = sorted(path for path in root.glob("*") if path.suffix.lower() in ENDINGS)
+        things = {path.stem: read_cloud(path, path.read_bytes) for path in files}
+    if len(things) < 2:
+        wanted = "an npz with two or more clouds by name, or a folder of as many files"
+        raise DataError(f"instances need {wanted}; {root} has {len(things)}")
+    return Instances({name: normalised(thing) for name, thing in things.items()}, split, size, points, seed)
 
 
 def _lines(path: Path) -> list[str]:

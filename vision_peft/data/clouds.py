@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from peft_kernels.data_errors import UnknownNameError, unknown
 from peft_kernels.draws import draw_seed
 from peft_kernels.ops import farthest_points
-from vision_peft.data.cloud_sets import SCANOBJECTNN, FolderClouds, ModelNet40, ScanObjectNN
+from vision_peft.data.cloud_sets import SCANOBJECTNN, FolderClouds, ModelNet40, ScanObjectNN, open_instances
 from vision_peft.data.folder import open_part
 from vision_peft.data.shapes import Scans, Surfaces
 from vision_peft.data.shapes.changes import rough
@@ -83,8 +83,9 @@ def open_clouds(
     """The clouds of one part.
 
     Args:
-        name: `scans` or `surfaces` (generated), `modelnet40`, `scanobjectnn/pb_t50_rs` (`obj_bg`, `obj_only`), or
-            `folder` (class folders of clouds or meshes at `root`).
+        name: `scans` or `surfaces` (generated), `instances` (generated views of the clouds or meshes at `root`),
+            `modelnet40`, `scanobjectnn/pb_t50_rs` (`obj_bg`, `obj_only`), or `folder` (class folders of clouds or
+            meshes at `root`).
         root: where the data lie.
         split: the part's name.
         classes: the class names in order, where another part has already fixed them.
@@ -95,15 +96,17 @@ def open_clouds(
     Raises:
         DataError: unknown name (with the nearest known one), missing part, unreadable file.
     """
+    count = _SIZES.get(split, 0) if size is None else size
     if name in _GENERATED:
-        return _GENERATED[name](split, _SIZES.get(split, 0) if size is None else size, points, seed)
+        return _GENERATED[name](split, count, points, seed)
     family, _, variant = name.partition("/")
-    if family not in ("modelnet40", "scanobjectnn", "folder"):
-        raise unknown(
-            "clouds", name, [*_GENERATED, "modelnet40", *(f"scanobjectnn/{v}" for v in SCANOBJECTNN), "folder"]
-        )
+    if family not in ("modelnet40", "scanobjectnn", "folder", "instances"):
+        scanned = (f"scanobjectnn/{variant}" for variant in SCANOBJECTNN)
+        raise unknown("clouds", name, [*_GENERATED, "instances", "modelnet40", *scanned, "folder"])
     if root is None:
         raise UnknownNameError(f"{name} is read from a folder, but none is given: add --data.root FOLDER")
+    if family == "instances":
+        return open_instances(root, split, count, points, seed)
     if family == "modelnet40":
         return ModelNet40(root, split)
     if family == "scanobjectnn":

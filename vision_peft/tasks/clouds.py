@@ -44,7 +44,8 @@ class CloudDataSpec:
     """The clouds.
 
     Attributes:
-        name: `scans` (generated), `surfaces` (generated), `modelnet40`, `scanobjectnn/pb_t50_rs`, or `folder`.
+        name: `scans` (generated), `surfaces` (generated), `instances` (generated views of the clouds at `root`),
+            `modelnet40`, `scanobjectnn/pb_t50_rs`, or `folder`.
         root: folder or zip of the data.
         train_split: the part to train on.
         test_split: the part to test on.

@@ -1,5 +1,5 @@
 """Generated clouds."""
 
-from vision_peft.data.shapes.generated import Scans, Surfaces
+from vision_peft.data.shapes.generated import Instances, Scans, Surfaces
 
-__all__ = ["Scans", "Surfaces"]
+__all__ = ["Instances", "Scans", "Surfaces"]

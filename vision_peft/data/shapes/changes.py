@@ -21,6 +21,11 @@ def upright(points: Array) -> Array:
     return points[:, [0, 2, 1]] * np.array([1, 1, -1])
 
 
+def lying(points: Array) -> Array:
+    """The way back of `upright`."""
+    return points[:, [0, 2, 1]] * np.array([1, -1, 1])
+
+
 def turned(points: Array, angle: float) -> Array:
     """About the third axis."""
     c, s = np.cos(angle), np.sin(angle)

@@ -7,6 +7,8 @@ beside them, partly hidden, in a box that is not centred on them.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from peft_kernels.data_errors import unknown
@@ -14,6 +16,7 @@ from peft_kernels.draws import draw_seed
 from vision_peft.data.shapes.changes import (
     cut,
     deformed,
+    lying,
     normalised,
     resampled,
     rough,
@@ -79,15 +82,38 @@ class Scans(_Generated):
     def cloud(self, index: int) -> Array:
         rng = self.rng(index)
         thing = sample(OBJECTS[self.classes[self.labels[index]]](rng), 4 * self.points, rng)
-        thing = turned(thing, rng.uniform(0, 2 * np.pi))
-        thing = thing * rng.uniform(0.9, 1.1, 3)
-        scene = np.concatenate([thing, *_beside(thing, self.points, rng)])
-        view = seen(scene, rng.uniform(0, 2 * np.pi), rng.uniform(0.1, 0.8))
-        scene = _boxed(scene[view], thing, rng)
-        if rng.random() < 0.6:
-            scene = cut(scene, rng.uniform(0.05, 0.3), rng)  # something stands before it
-        scene = rough(resampled(scene, self.points, rng), 0.005 * np.ptp(thing, axis=0).max(), rng)
-        return normalised(upright(scene))
+        return scanned(thing, self.points, rng)
+
+
+class Instances(_Generated):
+    """Scan-like views of given things, each a class of its own: which one is it?
+
+    Args:
+        things: clouds ``[N, 3]`` by name, the second axis vertical.
+        split, size, points, seed: as for all generated clouds; the views of both parts differ, the things do not.
+    """
+
+    def __init__(self, things: Mapping[str, Array], split: str, size: int, points: int, seed: int = 0) -> None:
+        self.names, self.things = tuple(things), list(things.values())
+        super().__init__(split, size, points, seed)
+
+    def cloud(self, index: int) -> Array:
+        rng = self.rng(index)
+        thing = lying(resampled(self.things[self.labels[index]], 4 * self.points, rng))
+        return scanned(thing, self.points, rng)
+
+
+def scanned(thing: Array, count: int, rng: np.random.Generator) -> Array:
+    """``count`` points of one view of a thing ``[N, 3]`` whose third axis is vertical; then the second is."""
+    thing = turned(thing, rng.uniform(0, 2 * np.pi))
+    thing = thing * rng.uniform(0.9, 1.1, 3)
+    scene = np.concatenate([thing, *_beside(thing, count, rng)])
+    view = seen(scene, rng.uniform(0, 2 * np.pi), rng.uniform(0.1, 0.8))
+    scene = _boxed(scene[view], thing, rng)
+    if rng.random() < 0.6:
+        scene = cut(scene, rng.uniform(0.05, 0.3), rng)  # something stands before it
+    scene = rough(resampled(scene, count, rng), 0.005 * np.ptp(thing, axis=0).max(), rng)
+    return normalised(upright(scene))
 
 
 def _beside(thing: Array, count: int, rng: np.random.Generator) -> list[Array]:
