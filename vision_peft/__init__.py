@@ -34,10 +34,11 @@ from vision_peft.methods import (
     fold_scaling,
     interactions_config,
     load_pointgst,
+    painter_config,
     spt_config,
     view_cloud,
 )
-from vision_peft.models import load_point_checkpoint, pyramid
+from vision_peft.models import load_point_checkpoint, point_to_pixel, pyramid
 
 __all__ = [
     "AdapterError",
@@ -68,6 +69,8 @@ __all__ = [
     "load_point_checkpoint",
     "load_pointgst",
     "models",
+    "painter_config",
+    "point_to_pixel",
     "pyramid",
     "sensitivity",
     "spt_config",

@@ -3,6 +3,7 @@
 from vision_peft.methods.adapter_plus import AdapterPlusConfig, fold_scaling
 from vision_peft.methods.fdconv import FdconvConfig
 from vision_peft.methods.own import fill
+from vision_peft.methods.painter import painter_config
 from vision_peft.methods.pointgst import (
     CloudSpectrum,
     CloudView,
@@ -45,6 +46,7 @@ __all__ = [
     "fold_scaling",
     "interactions_config",
     "load_pointgst",
+    "painter_config",
     "spt_config",
     "view_cloud",
 ]

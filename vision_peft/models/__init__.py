@@ -11,6 +11,7 @@ from vision_peft.models.piip import Piip, pyramid
 from vision_peft.models.point_checkpoints import LoadReport, load_point_checkpoint
 from vision_peft.models.point_gpt import PointGpt, point_gpt_b, point_gpt_l, point_gpt_s
 from vision_peft.models.point_parts import PointParts, point_mae_parts
+from vision_peft.models.point_pixels import PointToPixel, point_to_pixel
 from vision_peft.models.point_transformer import (
     PointTransformer,
     point_act,
@@ -26,6 +27,7 @@ __all__ = [
     "Piip",
     "PointGpt",
     "PointParts",
+    "PointToPixel",
     "PointTransformer",
     "fdconv_convnext_tiny",
     "fdconv_resnet18",
@@ -42,6 +44,7 @@ __all__ = [
     "point_mae_parts",
     "point_mini",
     "point_recon",
+    "point_to_pixel",
     "pyramid",
     "vit_mini",
 ]

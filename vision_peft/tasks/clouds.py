@@ -14,8 +14,11 @@ from vision_peft.data import DataError
 from vision_peft.data.clouds import CloudVariation, PreparedClouds, open_clouds
 from vision_peft.models.point_checkpoints import load_point_checkpoint
 from vision_peft.models.point_model import PointModel
+from vision_peft.models.point_pixels import point_to_pixel
 from vision_peft.tasks.by_class import ByClass
 from vision_peft.tasks.classification import share
+
+_PAINTED = "p2p_"
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,8 @@ class CloudModelSpec:
     """The point transformer that is adapted.
 
     Attributes:
-        name: `point_mae`, `point_bert`, `point_gpt_l` or another model of points in timm's registry.
+        name: `point_mae`, `point_bert`, `point_gpt_l` or another model of points in timm's registry, or `p2p_` and the
+            name of one of pictures (`p2p_vit_mini`), for which clouds are painted.
         weights: a public checkpoint as safetensors; null starts from nothing, or from what `pretrained` names.
         pretrained: start from weights that come with the package.
         num_groups: patches of a cloud; null is the architecture's own number. So is null `group_size`.
@@ -143,6 +147,8 @@ class CloudClassification(CloudTask, ByClass):
             DataError: its checkpoint cannot be read or does not fit.
         """
         spec, known = self.model_settings, timm.list_models("point_*")
+        if spec.name.startswith(_PAINTED) and timm.is_model(spec.name.removeprefix(_PAINTED)):
+            return point_to_pixel(spec.name.removeprefix(_PAINTED), len(self.classes), spec.pretrained)
         if spec.name not in known:
             raise unknown("model of points", spec.name, known)
         given = {name: getattr(spec, name) for name in ("num_groups", "group_size", "drop_path_rate")}
