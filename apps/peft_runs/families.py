@@ -26,9 +26,14 @@ class Family:
 
 
 def _vision_tasks() -> Mapping[str, type[Task]]:
-    from vision_peft.tasks import Classification, CloudClassification, MaskedClouds
+    from vision_peft.tasks import Classification, CloudClassification, MaskedClouds, PartSegmentation
 
-    return {"classification": Classification, "clouds": CloudClassification, "masked_clouds": MaskedClouds}
+    return {
+        "classification": Classification,
+        "clouds": CloudClassification,
+        "masked_clouds": MaskedClouds,
+        "parts": PartSegmentation,
+    }
 
 
 _VISION_COMMANDS = (

@@ -112,7 +112,7 @@ def base_name(given: str | None, recorded: str | None, adapter: Path) -> str:
 def noise(model: nn.Module) -> Tensor:
     """Two pictures of noise in the model's input size, or two such clouds, the same at each call."""
     size = resolve_model_data_config(model)["input_size"]
-    size = size[1:] if hasattr(model, "group_divider") else size
+    size = (size[2], size[0]) if hasattr(model, "group_divider") else size
     return torch.randn(2, *size, generator=torch.Generator().manual_seed(0))
 
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from tests.runs.command import here
+from vision_peft.data.clouds import CloudVariation
+from vision_peft.tasks.clouds import CloudClassification, CloudDataSpec, CloudModelSpec
 
 TINY = ("--run.epochs", "1", "--optim.batch_size", "15", "--optim.warmup_epochs", "0", "--run.evaluate_epochs", "1")
 GROUPS = ("--model.num_groups", "8", "--model.group_size", "4")
@@ -27,6 +30,40 @@ def test_pretrained_by_masks_then_adapted_to_scans(tmp_path: Path, capsys: pytes
     assert not any("qkv" in name for name in kept)
 
 
+def test_copies_of_a_cloud_vote() -> None:
+    variation, generator = CloudVariation(scale=0.3), torch.Generator().manual_seed(0)
+    data = CloudDataSpec(train_size=15, test_size=15, points=64, votes=4, variation=variation)
+    task = CloudClassification(CloudModelSpec(name="point_mini"), data, seed=3)
+    seen: list[torch.Tensor] = []
+
+    def model(points: torch.Tensor) -> torch.Tensor:
+        seen.append(points)
+        return torch.rand(len(points), 15, generator=generator)
+
+    batch = {"points": torch.rand(5, 64, 3), "label": torch.arange(5)}
+    sums = task.evaluate(model, [batch])
+    torch.testing.assert_close(seen[0], batch["points"], rtol=0, atol=0)
+    factors = [copy / batch["points"] for copy in seen[1:]]
+    assert len(factors) == 3
+    for factor in factors:
+        torch.testing.assert_close(factor, factor[:, :1].expand_as(factor))
+    assert not torch.allclose(factors[0][0], factors[1][0])
+    drawn = torch.Generator().manual_seed(0)
+    mean = torch.stack([torch.rand(5, 15, generator=drawn) for _ in range(4)]).mean(0)
+    loss = torch.nn.functional.cross_entropy(mean, batch["label"], reduction="sum")
+    assert sums["loss"].item() == pytest.approx(loss.item(), rel=1e-5)
+    first, again = (task.evaluate(lambda x: x[:, :15, 0], [batch])["loss"] for _ in range(2))
+    assert first == again
+
+
+def test_clouds_painted_for_a_model_of_pictures(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    words = ("--model.name", "p2p_vit_mini", *TINY, *CLOUDS, "--method.name", "ln_tuning", "--out", tmp_path / "out")
+    code, _, error = here(capsys, "train", "--recipe", "scans", *words)
+    assert code == 0, error
+    kept = load_file(tmp_path / "out" / "adapter" / "adapter_model.safetensors")
+    assert any(".painter." in name for name in kept)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -34,6 +71,7 @@ def test_pretrained_by_masks_then_adapted_to_scans(tmp_path: Path, capsys: pytes
         (("--model.weights", "nowhere.safetensors"), "nowhere.safetensors is no readable file of safetensors"),
         (("--data.name", "scan"), "unknown clouds 'scan' (did you mean 'scans'"),
         (("--data.name", "modelnet40"), "add --data.root FOLDER"),
+        (("--data.votes", "0"), "data.votes must be at least 1, found 0"),
     ],
 )
 def test_what_is_not_there_is_one_sentence(

@@ -146,6 +146,43 @@ def test_meshes_are_sampled_on_their_faces(tmp_path: Path) -> None:
     assert (np.abs(points.sum(1) - 1) < 1e-6).mean() == pytest.approx(slanted, abs=0.03)
 
 
+@pytest.mark.parametrize("ending", [".ply", ".off", ".obj", ".stl"])
+def test_meshes_as_trimesh_writes_them(ending: str, tmp_path: Path) -> None:
+    trimesh = pytest.importorskip("trimesh")
+    trimesh.creation.box((2, 4, 6)).export(tmp_path / f"x{ending}")
+    points = read(tmp_path / f"x{ending}")
+    assert points.shape == (8192, 3)
+    np.testing.assert_allclose(np.abs(points).max(0), [1, 2, 3], atol=1e-6)
+    assert (np.abs(np.abs(points) - [1, 2, 3]) < 1e-6).any(1).all()
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "binary"])
+def test_ply_of_points_alone(encoding: str, tmp_path: Path) -> None:
+    trimesh = pytest.importorskip("trimesh")
+    (tmp_path / "x.ply").write_bytes(trimesh.PointCloud(CLOUD).export(file_type="ply", encoding=encoding))
+    np.testing.assert_allclose(read(tmp_path / "x.ply"), CLOUD, rtol=1e-5)
+
+
+@pytest.mark.parametrize("ending", [".las", ".laz"])
+def test_laser_scans_as_laspy_writes_them(ending: str, tmp_path: Path) -> None:
+    laspy = pytest.importorskip("laspy")
+    if ending == ".laz":
+        pytest.importorskip("lazrs")
+    scan = laspy.create(point_format=3)
+    scan.header.scales = [1e-4] * 3
+    scan.x, scan.y, scan.z = CLOUD.T
+    scan.write(str(tmp_path / f"x{ending}"))
+    np.testing.assert_allclose(read(tmp_path / f"x{ending}"), CLOUD, atol=1e-4)
+
+
+@pytest.mark.parametrize("ending", [".ply", ".obj", ".las"])
+def test_cut_off_files_are_named(ending: str, tmp_path: Path) -> None:
+    pytest.importorskip("laspy" if ending == ".las" else "trimesh")
+    (tmp_path / f"x{ending}").write_bytes(b"")
+    with pytest.raises(DataError, match=rf"x\{ending}"):
+        read(tmp_path / f"x{ending}")
+
+
 def test_meshes_without_a_reader_say_which(tmp_path: Path) -> None:
     if importlib.util.find_spec("trimesh"):
         pytest.skip("trimesh is installed")

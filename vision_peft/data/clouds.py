@@ -50,17 +50,19 @@ class CloudVariation:
         shift: each axis by up to this; 0.2 there.
         rotate: any angle about the vertical axis.
         jitter: deviation of noise on every point, cut off at five times that; 0.01 is usual.
+        isotropic: one factor for all axes.
     """
 
     scale: float = 0.0
     shift: float = 0.0
     rotate: bool = False
     jitter: float = 0.0
+    isotropic: bool = False
 
     def __call__(self, points: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """The points ``[N, 3]``, varied."""
         if self.scale:
-            points = points * rng.uniform(1 / (1 + self.scale), 1 + self.scale, 3)
+            points = points * rng.uniform(1 / (1 + self.scale), 1 + self.scale, 1 if self.isotropic else 3)
         if self.shift:
             points = points + rng.uniform(-self.shift, self.shift, 3)
         if self.rotate:

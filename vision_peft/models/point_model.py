@@ -73,7 +73,7 @@ def point_cfg(**values: Any) -> dict[str, Any]:
     """timm's description of a point model."""
     return {
         "num_classes": 15,
-        "input_size": (1, 2048, 3),  # timm wants three sizes
+        "input_size": (3, 1, 2048),  # timm wants three sizes, channels first
         "pool_size": None,
         "mean": (0.0, 0.0, 0.0),
         "std": (1.0, 1.0, 1.0),

@@ -178,7 +178,7 @@ _NAMES = ("point_mae", "point_act", "point_recon", "point_bert")
 default_cfgs = generate_default_cfgs(
     {
         **{f"{name}.untrained": point_cfg() for name in _NAMES},
-        "point_mini.surfaces": point_cfg(file=str(WEIGHTS), input_size=(1, 1024, 3), license="apache-2.0"),
+        "point_mini.surfaces": point_cfg(file=str(WEIGHTS), input_size=(3, 1, 1024), license="apache-2.0"),
     }
 )
 # Small enough to train and adapt on a laptop's processor.

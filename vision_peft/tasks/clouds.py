@@ -1,15 +1,18 @@
 """Classification of point clouds."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import timm
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from peft_kernels.data_errors import unknown
+from peft_kernels.draws import draw_seed
 from vision_peft.data import DataError
 from vision_peft.data.clouds import CloudVariation, PreparedClouds, open_clouds
 from vision_peft.models.point_checkpoints import load_point_checkpoint
@@ -58,7 +61,9 @@ class CloudDataSpec:
         points: of each cloud.
         seed: of generated clouds.
         label_smoothing: share of a target that is spread over all classes.
-        variation: how training clouds vary.
+        votes: test on so many copies of a cloud, all but the first varied, whose logits are averaged; no best of
+            several rounds is chosen.
+        variation: how training clouds vary, and the copies that vote.
     """
 
     name: str = "scans"
@@ -70,10 +75,13 @@ class CloudDataSpec:
     points: int = 1024
     seed: int = 0
     label_smoothing: float = 0.0
+    votes: int = 1
     variation: CloudVariation = field(default_factory=CloudVariation)
 
     def __post_init__(self) -> None:
         share("data.label_smoothing", self.label_smoothing)
+        if self.votes < 1:
+            raise ValueError(f"data.votes must be at least 1, found {self.votes!r}")
 
 
 class CloudTask:
@@ -162,3 +170,17 @@ class CloudClassification(CloudTask, ByClass):
     def plain_training_data(self, model: nn.Module) -> PreparedClouds:
         """The training clouds, not varied: what methods look at before they train."""
         return self.prepared(self.train_clouds, None, "training")
+
+    def evaluate(self, model: Callable[[Tensor], Tensor], batches: Iterable[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """Sums over the batches, as `ByClass` has them, of what the copies of each cloud vote for."""
+        numbered = iter(range(1 << 62))
+
+        def voted(points: Tensor) -> Tensor:
+            rng = np.random.default_rng(draw_seed(self.seed, 0, next(numbered)))
+            logits = model(points)
+            for _ in range(self.data.votes - 1):
+                varied = np.stack([self.data.variation(cloud, rng) for cloud in points.cpu().double().numpy()])
+                logits = logits + model(torch.from_numpy(varied).to(points))
+            return logits / self.data.votes
+
+        return super().evaluate(model if self.data.votes == 1 else voted, batches)
