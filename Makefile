@@ -1,4 +1,5 @@
-# Two commands that need nothing but Python 3.11 and make; each sets up .venv by itself the first time.
+# Three commands that need nothing but Python 3.11 and make; each sets up .venv by itself the first time.
+#   make app       opens the app that compares adapters in a browser, on this machine alone
 #   make compare   adapts the embedded models, to handwritten digits with eight methods and to a style of drawing with
 #                  five, and compares them
 #   make test      style, types, import rules and every test
@@ -7,7 +8,10 @@
 PYTHON ?= python3.11 python3
 BIN := .venv/bin
 
-.PHONY: compare test clean
+.PHONY: app compare test clean
+
+app: .venv/ready
+	$(BIN)/peft-compare --open
 
 compare: .venv/ready
 	$(BIN)/vision-peft compare --recipe digits --methods full,linear_probe,bitfit,ln_tuning,lora,ssf,adapter_plus,snell

@@ -20,7 +20,8 @@ USAGE = """{program} compare --recipe NAME_OR_FILE [--methods A,B,...] [--seeds 
   --out      the comparison's folder (default: runs/<time>)
   --resume   finish the comparison in --out; what is finished there is kept
 
---section.field VALUE changes the recipes of all methods, for example --run.epochs 5."""
+--section.field VALUE changes the recipes of all methods, for example --run.epochs 5; with a method before it, that
+method's alone: --lora.method.r 4."""
 
 
 def run(family: Family, words: list[str]) -> None:

@@ -1,6 +1,7 @@
 """A comparison from its plan to its report: train all, time all, gather, draw, tell.
 
 plan.json               what is compared; --resume goes by it
+course.json             how many steps each run has, and by which figure it is judged
 METHOD/seed-N/          a run folder, as `train` leaves it, with log.txt (what its process said),
                         examined.json (what the saved adapter does) and step_times.json; where models draw, also
                         drawn.safetensors (their pictures) and drawn.json (what was measured on these)
@@ -53,8 +54,10 @@ def carry_out(
         highlight=False,
         soft_wrap=True,
     )
+    steps = _steps(first, task)
+    write_json(out / "course.json", {"steps": steps, "metric": metric})
     try:
-        with CompareProgress(console, plan.methods, len(plan.seeds), _steps(first, task), metric) as progress:
+        with CompareProgress(console, plan.methods, len(plan.seeds), steps, metric) as progress:
             failures = train_all(plan, out, family, progress)
             done = [run for run in plan.runs if finished(run, out)]
             first_seed = [run for run in done if run.seed == plan.seeds[0]]

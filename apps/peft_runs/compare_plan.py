@@ -1,7 +1,8 @@
 """What a comparison carries out: one run per method and seed, all on the same model, data and budget.
 
 The recipe of a method is `<recipe>_<method>`, where there is one beside `<recipe>`; otherwise `<recipe>` itself with
-the method put into it. `plan.json` in the comparison's folder keeps the plan, so that it can be gone on with.
+the method put into it. `--lora.method.r 4` changes LoRA's alone. `plan.json` in the comparison's folder keeps the plan,
+so that it can be gone on with.
 """
 
 import dataclasses
@@ -116,17 +117,23 @@ def make_plan(
     for name in names:
         if name not in methods():
             raise unknown("method", name, methods())
-    given = dict(split_words(words))
-    for key in ("method.name", "run.threads"):
-        if key in given:
-            instead = {"method.name": "--methods A,B,...", "run.threads": "--jobs N"}[key]
+    given, of_one = _for_all_and_for_one(words, names)
+    for key, instead in {
+        "method.name": "--methods A,B,...",
+        "run.threads": "--jobs N",
+        "run.seed": "--seeds N",
+    }.items():
+        if (key in given and key != "run.seed") or any(key in alone for alone in of_one.values()):
             raise UsageError(f"--{key} is set for each run by the comparison: use {instead}")
     first = _first_seed(recipe, given)
     runs = []
     for seed in range(first, first + seeds):
         for name in names:
             chosen = () if name in own else ("--method.name", name)
-            shared = tuple(word for key, value in given.items() if key != "run.seed" for word in (f"--{key}", value))
+            own_words = {**given, **of_one.get(name, {})}
+            shared = tuple(
+                word for key, value in own_words.items() if key != "run.seed" for word in (f"--{key}", value)
+            )
             threaded = () if threads is None else ("--run.threads", str(threads))
             settings = (*chosen, *shared, "--run.seed", str(seed), *threaded)
             runs.append(PlannedRun(name, seed, own.get(name, recipe), settings, f"{name}/seed-{seed}"))
@@ -142,6 +149,21 @@ def method_recipes(recipe: str) -> dict[str, str]:
         if beside.is_file():
             found[name] = beside.stem if recipe == path.stem else str(beside)
     return found
+
+
+def _for_all_and_for_one(words: list[str], names: list[str]) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
+    """The changes to all recipes, and method → those to its own (`--lora.method.r 4`)."""
+    for_all: dict[str, str] = {}
+    for_one: dict[str, dict[str, str]] = {}
+    for key, value in split_words(words):
+        name, dot, rest = key.partition(".")
+        if dot and name in methods():
+            if name not in names:
+                raise UsageError(f"--{key} changes {name}, which is not compared: the methods are {', '.join(names)}")
+            for_one.setdefault(name, {})[rest] = value
+        else:
+            for_all[key] = value
+    return for_all, for_one
 
 
 def _first_seed(recipe: str, given: Mapping[str, str]) -> int:

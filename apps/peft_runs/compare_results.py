@@ -1,6 +1,7 @@
 """The record of a comparison, `results.json`: table, figures, report and model cards are drawn from it alone."""
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -140,3 +141,13 @@ class Results:
     def data(self) -> str:
         """What it was adapted to."""
         return str(self.shared.get("data.name", self.recipe))
+
+
+def read_results(data: Mapping[str, Any]) -> Results:
+    """The record again, from the plain data of `results.json`."""
+    rows = []
+    for row in data["rows"]:
+        runs = [RunResult(**{**run, "curve": Curve(**run["curve"])}) for run in row["runs"]]
+        figures = {name: Spread(**spread) for name, spread in row["figures"].items()}
+        rows.append(Row(**{**row, "figures": figures, "runs": runs}))
+    return Results(**{**data, "columns": [Column(**column) for column in data["columns"]], "rows": rows})

@@ -1,0 +1,1 @@
+"""The app: compare adapters in a browser."""

@@ -1,0 +1,40 @@
+"""The command of one run, as a person would give it, and then what the page shows beside its results.
+
+    python -m peft_compare.carry_out RUN
+
+It ends with the worker that started it: that one holds the other end of this one's standard input.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+from peft_runs.commands import main as command
+from peft_runs.compare_child import follow_parent
+from peft_runs.families import DIFFUSION, VISION
+
+
+def main(path: Path) -> int:
+    """Carry out the request in the run's folder; the exit code is the command's."""
+    from peft_compare.runs import Runs
+
+    run = Runs(path.parent).find(path.name)
+    if run is None:
+        print(f"there is no run in {path}", file=sys.stderr)
+        return 2
+    family = next(family for family in (VISION, DIFFUSION) if family.program == run.request.program)
+    resume = (run.out / "plan.json").exists()
+    words = ["compare", "--resume"] if resume else list(run.request.words)
+    code = command(family, [*words, "--out", str(run.out)])
+    if (run.out / "results.json").exists():
+        from peft_compare.shown import write_shown
+
+        write_shown(run.out, family)
+    return code
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    follow_parent()
+    sys.exit(main(Path(sys.argv[1])))

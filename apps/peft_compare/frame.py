@@ -1,0 +1,137 @@
+"""The frame around all pages: header, the list of runs, the tabs, and the run that the address names.
+
+A page is a module below `pages/` with NAME (as it stands in the address), TITLE and `build(frame)`. In `build` it lays
+out its components, and hears of the open run through `frame.opened.change` and, while something goes on,
+`frame.clock.tick`. Both events carry no more than the run's id; everything else is read from the disk, so that a
+reload, a second browser and another server show the same.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import gradio as gr
+
+from peft_compare import look
+from peft_compare.files import find_example
+from peft_compare.guard import owner_of
+from peft_compare.parts.run_list import CLICKS, run_list
+from peft_compare.queue import Queue
+from peft_compare.refusals import RefusedError
+from peft_compare.runs import ENDED, Run, Runs
+from peft_compare.settings import Settings
+
+EXAMPLES = Path(__file__).resolve().parent / "examples"
+LOOK_EVERY, LOOK_RARELY = 1.0, 15.0  # seconds between two looks at the disk: while a run of this browser goes on, else
+
+# Events that a page's own functions need no place for in the public interface.
+HIDDEN: dict[str, Any] = {"show_progress": "hidden", "queue": False, "api_visibility": "private"}
+
+
+@dataclass
+class Frame:
+    """What a page stands on.
+
+    Attributes:
+        opened: the id of the open run, hidden; empty shows the page's example.
+        clock: ticks while something goes on.
+        listed: the list of runs; pages that start a run write it anew with `frame.list_of`.
+        blocks: for what happens when the page is loaded.
+    """
+
+    settings: Settings
+    runs: Runs
+    queue: Queue
+    opened: gr.Textbox
+    clock: gr.Timer
+    listed: gr.HTML
+    blocks: gr.Blocks
+
+    def find(self, run_id: str) -> Run | None:
+        """The run of this id: a visitor's, or one that comes with the app."""
+        return find_example(EXAMPLES, run_id) or self.runs.find(run_id)
+
+    def list_of(self, request: gr.Request, opened: str, deleted: Run | None = None) -> str:
+        """The list of this browser's runs."""
+        return run_list(self.runs.of(owner_of(request.cookies)), opened, deleted)
+
+    def pace(self, request: gr.Request, opened: str) -> gr.Timer:
+        """The clock as fast as this browser needs it."""
+        owner = owner_of(request.cookies)
+        run = self.find(opened)
+        going = any(other.state not in ENDED for other in self.runs.of(owner))
+        going = going or (run is not None and run.state not in ENDED)
+        return gr.Timer(LOOK_EVERY if going else LOOK_RARELY)
+
+
+def build(settings: Settings, runs: Runs, queue: Queue, pages: Sequence[ModuleType]) -> gr.Blocks:
+    """All pages in their frame."""
+    with gr.Blocks(title=f"{look.NAME}: compare adapters", fill_width=True, analytics_enabled=False) as blocks:
+        gr.HTML(
+            f'<header class="masthead"><h1>{look.NAME}</h1><p>Which adapter for this task, and what does it do to the '
+            'model?</p><button type="button" class="plain-button" data-do="look">Light / dark</button></header>'
+        )
+        opened = gr.Textbox(visible="hidden", elem_id="opened", label="open run")
+        clock = gr.Timer(LOOK_RARELY)
+        with gr.Row(elem_classes="frame"):
+            with gr.Column(scale=1, min_width=210, elem_id="runs"):
+                gr.HTML('<h2 class="move">Your runs</h2>')
+                listed = gr.HTML(run_list([], ""), js_on_load=CLICKS)
+            with gr.Column(scale=6, min_width=320):
+                with gr.Tabs(elem_id="pages") as tabs:
+                    frame = Frame(settings, runs, queue, opened, clock, listed, blocks)
+                    for page in pages:
+                        with gr.Tab(page.TITLE, id=page.NAME) as tab:
+                            page.build(frame)
+                        tab.select(None, js=f"() => peftAddress({{ tab: '{page.NAME}' }})", **HIDDEN)
+        names = [page.NAME for page in pages]
+        _wire(blocks, frame, tabs, names)
+    return blocks
+
+
+def _wire(blocks: gr.Blocks, frame: Frame, tabs: gr.Tabs, names: Sequence[str]) -> None:
+    """What the frame itself does: open, delete, take back, look."""
+
+    def arrive(request: gr.Request) -> tuple[Any, ...]:
+        """Show what the address names."""
+        asked = dict(request.query_params)
+        run = frame.find(asked.get("run", ""))
+        page = run.request.page if run is not None else asked.get("tab", "")
+        run_id = run.id if run is not None else ""
+        selected = gr.Tabs(selected=page) if page in names else gr.skip()
+        return selected, run_id, frame.list_of(request, run_id), frame.pace(request, run_id)
+
+    def look_again(opened: str, request: gr.Request) -> tuple[Any, ...]:
+        return frame.list_of(request, opened), frame.pace(request, opened)
+
+    def open_run(request: gr.Request, event: gr.EventData) -> tuple[Any, ...]:
+        run = frame.find(str(getattr(event, "run", "")))
+        if run is None:
+            return gr.skip(), gr.skip(), frame.list_of(request, ""), gr.skip()
+        return gr.Tabs(selected=run.request.page), run.id, frame.list_of(request, run.id), frame.pace(request, run.id)
+
+    def remove(opened: str, request: gr.Request, event: gr.EventData) -> tuple[Any, ...]:
+        run = frame.runs.find(str(getattr(event, "run", "")))
+        if run is None or run.request.owner != owner_of(request.cookies):
+            return opened, frame.list_of(request, opened)
+        try:
+            frame.queue.delete(run)
+        except RefusedError as refusal:
+            gr.Warning(str(refusal))
+            return opened, frame.list_of(request, opened)
+        still = "" if opened == run.id else opened
+        return still, frame.list_of(request, still, deleted=run)
+
+    def restore(opened: str, request: gr.Request, event: gr.EventData) -> str:
+        frame.runs.restore(str(getattr(event, "run", "")), owner_of(request.cookies))
+        return frame.list_of(request, opened)
+
+    listed, opened, clock = frame.listed, frame.opened, frame.clock
+    blocks.load(arrive, None, [tabs, opened, listed, clock], **HIDDEN)
+    clock.tick(look_again, opened, [listed, clock], **HIDDEN)
+    listed.open(open_run, None, [tabs, opened, listed, clock], **HIDDEN)
+    listed.remove(remove, opened, [opened, listed], **HIDDEN)
+    listed.restore(restore, opened, listed, **HIDDEN)
+    opened.change(None, opened, None, js="(run) => { peftAddress({ run }); }", **HIDDEN)

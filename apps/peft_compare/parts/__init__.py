@@ -1,0 +1,1 @@
+"""What pages are put together from: each file draws one thing, as HTML, from plain data."""
