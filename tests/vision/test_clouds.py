@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -75,7 +76,10 @@ MESHES = Path(__file__).parents[2].parent / "shared" / "data" / "mesh_points.npz
 
 
 def test_instances_are_views_of_given_things(tmp_path: Path) -> None:
-    things = {"cube": rng().uniform(-1, 1, (900, 3)), "rod": rng().uniform(-1, 1, (900, 3)) * (0.05, 1, 0.05)}
+    things: dict[str, Any] = {
+        "cube": rng().uniform(-1, 1, (900, 3)),
+        "rod": rng().uniform(-1, 1, (900, 3)) * (0.05, 1, 0.05),
+    }
     np.savez(tmp_path / "things.npz", **things)
     (tmp_path / "folder").mkdir()
     for name, points in things.items():

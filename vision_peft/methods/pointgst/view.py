@@ -100,7 +100,7 @@ def view_cloud(model: nn.Module, points: Tensor) -> CloudView:
     if backbone is None or not all(hasattr(backbone, name) for name in ("group_divider", "forward_head")):
         raise ValueError(f"{type(model).__name__} is no classifier of clouds such as point_mae or point_gpt_l")
     layer = next((module for module in model.modules() if isinstance(module, SpectralLayer)), None)
-    active = [] if layer is None else [adapter for adapter, _ in layer.running]
+    active: list[Any] = [] if layer is None else [adapter for adapter, _ in layer.running]
     centers: list[Tensor] = []
     handle = backbone.group_divider.register_forward_hook(lambda module, args, output: centers.append(output[1][0]))
     modes = [(module, module.training) for module in model.modules()]
