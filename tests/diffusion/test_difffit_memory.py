@@ -103,7 +103,8 @@ def test_nothing_of_a_perceptrons_hidden_width_is_kept(fields: dict[str, Any]) -
 @pytest.mark.parametrize("how", ["merged", "deleted", "dropped"])
 def test_perceptrons_are_stock_ones_once_the_adapter_is_off(how: str) -> None:
     model: Any = block("diffusers")
-    perceptron, config = model.ff, dp.DiffFitConfig(gamma_modules=OUTPUTS["diffusers"])
+    perceptron: Any = model.ff
+    config = dp.DiffFitConfig(gamma_modules=OUTPUTS["diffusers"])
     adapted_model: Any = attach(model, config) if how == "merged" else dp.add_adapter(model, config)
     assert type(perceptron) is not FeedForward
     assert isinstance(perceptron, FeedForward)
@@ -112,8 +113,7 @@ def test_perceptrons_are_stock_ones_once_the_adapter_is_off(how: str) -> None:
     elif how == "deleted":
         dp.delete_adapters(model, "default")
     else:  # as diffusers' `unload_lora` does, which tells no layer
-        for owner, name in ((perceptron.net[0], "proj"), (perceptron.net, "2")):
-            owner._modules[name] = owner._modules[name].base_layer
+        perceptron.net[0].proj, perceptron.net[2] = perceptron.net[0].proj.base_layer, perceptron.net[2].base_layer
         gc.collect()
     assert type(perceptron) is FeedForward
 

@@ -1,5 +1,7 @@
 """The frozen perceptron: value and gradient of its formula, and what it keeps."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -29,10 +31,10 @@ def parts(activation: str, dtype: torch.dtype = torch.float64) -> list[Tensor]:
 @pytest.mark.parametrize("shape", [(WIDTH,), (2, 0, WIDTH), (2, 301, WIDTH)])
 def test_matches_its_formula(shape, activation, absent):
     x = leaf(*shape)
-    given = [None if i in absent else tensor for i, tensor in enumerate(parts(activation))]
+    given: Any = [None if i in absent else tensor for i, tensor in enumerate(parts(activation))]
     inputs = [t for t in (x, *given) if t is not None and t.requires_grad]
-    y = frozen_mlp(x, *given, activation)  # type: ignore[arg-type]
-    assert_same(y, frozen_mlp_reference(x, *given, activation), inputs, (1e-11, 1e-11))  # type: ignore[arg-type]
+    y = frozen_mlp(x, *given, activation=activation)
+    assert_same(y, frozen_mlp_reference(x, *given, activation=activation), inputs, (1e-11, 1e-11))
 
 
 @pytest.mark.parametrize("value", [0.0, -1e-30])
@@ -41,7 +43,12 @@ def test_factors_at_zero_have_their_gradients(value):
     with torch.no_grad():
         given[2][1], given[5][1] = value, value
     inputs = [x, *(t for t in given if t.requires_grad)]
-    assert_same(frozen_mlp(x, *given, "gelu"), frozen_mlp_reference(x, *given, "gelu"), inputs, (1e-12, 1e-12))
+    assert_same(
+        frozen_mlp(x, *given, activation="gelu"),
+        frozen_mlp_reference(x, *given, activation="gelu"),
+        inputs,
+        (1e-12, 1e-12),
+    )
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
@@ -83,7 +90,8 @@ def test_half_precision_matches_its_formula(dtype, cast):
     with torch.autocast("cpu", dtype=dtype, enabled=cast):
         y = frozen_mlp(x, w1, b1, f1, w2, b2, f2, "gelu_tanh")
     assert y.dtype == dtype
-    exact = frozen_mlp_reference(*(t.float() for t in (x, w1, b1, f1, w2, b2, f2)), "gelu_tanh")  # type: ignore[arg-type]
+    wide: Any = [t.float() for t in (x, w1, b1, f1, w2, b2, f2)]
+    exact = frozen_mlp_reference(*wide, activation="gelu_tanh")
     torch.testing.assert_close(y.float(), exact, rtol=0.05, atol=0.1)
     found = torch.autograd.grad(y.float().square().sum(), trained)
     expected = torch.autograd.grad(exact.square().sum(), trained)
@@ -94,4 +102,4 @@ def test_half_precision_matches_its_formula(dtype, cast):
 
 def test_another_activation_is_refused():
     with pytest.raises(ValueError, match="gelu, gelu_tanh, geglu; found 'silu'"):
-        frozen_mlp(leaf(2, WIDTH), *parts("gelu"), "silu")
+        frozen_mlp(leaf(2, WIDTH), *parts("gelu"), activation="silu")

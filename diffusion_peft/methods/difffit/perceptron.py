@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from diffusers.models.activations import GEGLU, GELU
@@ -43,7 +43,7 @@ def forget_hidden(module: nn.Module) -> bool:
 def remember_hidden(module: nn.Module) -> None:
     """Undo `forget_hidden`."""
     if type(module) is ForgetfulFeedForward:
-        module.__class__ = FeedForward
+        cast(Any, module).__class__ = FeedForward
 
 
 def _activation(module: FeedForward) -> str | None:
