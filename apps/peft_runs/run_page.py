@@ -15,7 +15,7 @@ from PIL import Image
 from peft_kernels.registry import methods
 from peft_runs import compare_words as words
 from peft_runs.durable import write_text
-from peft_runs.families import DIFFUSION
+from peft_runs.families import DIFFUSION, VISION
 from peft_runs.metrics import read_metrics
 from peft_runs.recipe import Recipe
 from peft_runs.report_pictures import as_address
@@ -23,6 +23,7 @@ from peft_runs.run_curves import draw_run
 from peft_runs.run_folder import RunFolder
 
 CURVES, PAGE, CARD = "curves.png", "report.html", "README.md"
+TURNING = "clouds.html"  # where a task of clouds leaves them to be turned
 LARGEST = 1024  # pixels of a side of a picture in the page
 SHOWN = 6  # grids
 
@@ -38,7 +39,8 @@ class Grid:
 
 def write_page(folder: RunFolder, recipe: Recipe, task: Any, result: dict[str, Any]) -> None:
     """Write all three; the card goes into the adapter's folder."""
-    program = DIFFUSION.program
+    family = VISION if recipe.task in VISION.tasks() else DIFFUSION
+    program = family.program
     draw_run(read_metrics(folder.metrics), task.metric, folder.path / CURVES)
     shown = {
         "title": f"{recipe.method.name or 'all weights'} on {recipe.model.name}",
@@ -47,6 +49,7 @@ def write_page(folder: RunFolder, recipe: Recipe, task: Any, result: dict[str, A
         "usage": task.usage(recipe.method.name),
         "command": f"{program} train --recipe {shlex.quote(str(folder.recipe))} --out FOLDER",
         "recipe": yaml.safe_dump(recipe.as_dict(), sort_keys=False),
+        "turning": TURNING if (folder.path / TURNING).is_file() else None,
     }
     with Image.open(folder.path / CURVES) as curves:
         text = template("run.html.j2").render(
@@ -97,15 +100,15 @@ def card(recipe: Recipe, shown: dict[str, Any]) -> str:
     """The card as Markdown with the YAML head that model hubs read."""
     method = methods().get(recipe.method.name or "")
     head = {
-        "library_name": "peft" if method else "diffusers",
+        "library_name": "peft" if method else "timm" if shown["program"] == VISION.program else "diffusers",
         "base_model": recipe.model.name,
         "tags": ["vision-diffusion-peft", recipe.method.name or "full"],
     }
-    about = "All weights of the denoiser are trained." if method is None else f"{method.summary} ({method.paper})."
+    about = "All weights of the model are trained." if method is None else f"{method.summary} ({method.paper})."
     rows = "".join(f"| {name} | {value} |\n" for name, value in shown["facts"].items())
     return (
         f"---\n{yaml.safe_dump(head, sort_keys=False)}---\n# {shown['title']}\n\n{about}\n\n## Use\n\n"
         f"```python\n{shown['usage']}```\n\n## Measured\n\n| | |\n|---|---|\n{rows}\n"
         f"The same run again, with the recipe beside this folder:\n\n    {shown['program']} train --recipe recipe.yaml "
-        "--out FOLDER\n\n## Limits\n\nThe figures hold for these pictures and this seed; nothing else was measured.\n"
+        "--out FOLDER\n\n## Limits\n\nThe figures hold for these data and this seed; nothing else was measured.\n"
     )

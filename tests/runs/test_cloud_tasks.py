@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import html
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from tests.runs.command import here
 from vision_peft.data.clouds import CloudVariation
-from vision_peft.tasks.clouds import CloudClassification, CloudDataSpec, CloudModelSpec
+from vision_peft.tasks.cloud_task import CloudDataSpec, CloudModelSpec
+from vision_peft.tasks.clouds import CloudClassification
 
 TINY = ("--run.epochs", "1", "--optim.batch_size", "15", "--optim.warmup_epochs", "0", "--run.evaluate_epochs", "1")
 GROUPS = ("--model.num_groups", "8", "--model.group_size", "4")
@@ -28,6 +32,12 @@ def test_pretrained_by_masks_then_adapted_to_scans(tmp_path: Path, capsys: pytes
     kept = load_file(adapted / "adapter" / "adapter_model.safetensors")
     assert any("pcsa_adapter" in name for name in kept)
     assert not any("qkv" in name for name in kept)
+    with Image.open(sorted((adapted / "samples").glob("*.png"))[-1]) as picture:
+        assert len(np.unique(np.asarray(picture).reshape(-1, 3), axis=0)) > 100
+    report = html.unescape((adapted / "report.html").read_text())
+    assert "vision-peft train --recipe" in report
+    assert ('href="clouds.html"' in report) == (adapted / "clouds.html").is_file()
+    assert "create_model('point_mini', pretrained=True, num_groups=8, group_size=4, num_classes=15)" in report
 
 
 def test_copies_of_a_cloud_vote() -> None:

@@ -118,6 +118,7 @@ def test_trained_by_a_recipe(tmp_path: Path, capsys: pytest.CaptureFixture) -> N
     assert code == 0, error
     result = json.loads((out / "result.json").read_text())
     assert 0 < result["class_miou"] < 1
+    assert len(list((out / "samples").glob("*.png"))) == 2  # before and after
     assert result["class_miou"] != result["instance_miou"]  # two airplanes, one of each other kind
     code, _, error = here(capsys, "train", "--recipe", "shapenetpart", *small[:10], "--out", tmp_path / "none")
     assert code != 0

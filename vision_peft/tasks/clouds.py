@@ -1,128 +1,39 @@
 """Classification of point clouds."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import timm
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from peft_kernels.data_errors import unknown
 from peft_kernels.draws import draw_seed
 from vision_peft.data import DataError
-from vision_peft.data.clouds import CloudVariation, PreparedClouds, open_clouds
+from vision_peft.data.clouds import Clouds, PreparedClouds
 from vision_peft.models.point_checkpoints import load_point_checkpoint
 from vision_peft.models.point_model import PointModel
 from vision_peft.models.point_pixels import point_to_pixel
 from vision_peft.tasks.by_class import ByClass
-from vision_peft.tasks.classification import share
+from vision_peft.tasks.cloud_pictures import cloud_picture, page, sheet, shown_cloud
+from vision_peft.tasks.cloud_task import CloudDataSpec, CloudModelSpec, CloudTask
 
-_PAINTED = "p2p_"
-
-
-@dataclass(frozen=True)
-class CloudModelSpec:
-    """The point transformer that is adapted.
-
-    Attributes:
-        name: `point_mae`, `point_bert`, `point_gpt_l` or another model of points in timm's registry, or `p2p_` and the
-            name of one of pictures (`p2p_vit_mini`), for which clouds are painted.
-        weights: a public checkpoint as safetensors; null starts from nothing, or from what `pretrained` names.
-        pretrained: start from weights that come with the package.
-        num_groups: patches of a cloud; null is the architecture's own number. So is null `group_size`.
-        group_size: points of a patch.
-        drop_path_rate: stochastic depth of the last block.
-    """
-
-    name: str = "point_mae"
-    weights: str | None = None
-    pretrained: bool = False
-    num_groups: int | None = None
-    group_size: int | None = None
-    drop_path_rate: float | None = None
+_PAINTED, PAGE = "p2p_", "clouds.html"
+_SHOWN = 6
 
 
-@dataclass(frozen=True)
-class CloudDataSpec:
-    """The clouds.
+class CloudPictures:
+    """Clouds as pictures, for reports."""
 
-    Attributes:
-        name: `scans` (generated), `surfaces` (generated), `instances` (generated views of the clouds at `root`),
-            `modelnet40`, `scanobjectnn/pb_t50_rs`, or `folder`.
-        root: folder or zip of the data.
-        train_split: the part to train on.
-        test_split: the part to test on.
-        train_size: clouds of a generated training part.
-        test_size: clouds of a generated test part.
-        points: of each cloud.
-        seed: of generated clouds.
-        label_smoothing: share of a target that is spread over all classes.
-        votes: test on so many copies of a cloud, all but the first varied, whose logits are averaged; no best of
-            several rounds is chosen.
-        variation: how training clouds vary, and the copies that vote.
-    """
+    def __init__(self, clouds: Clouds) -> None:
+        self.clouds, self.labels = clouds, clouds.labels
 
-    name: str = "scans"
-    root: str | None = None
-    train_split: str = "train"
-    test_split: str = "test"
-    train_size: int | None = None
-    test_size: int | None = None
-    points: int = 1024
-    seed: int = 0
-    label_smoothing: float = 0.0
-    votes: int = 1
-    variation: CloudVariation = field(default_factory=CloudVariation)
-
-    def __post_init__(self) -> None:
-        share("data.label_smoothing", self.label_smoothing)
-        if self.votes < 1:
-            raise ValueError(f"data.votes must be at least 1, found {self.votes!r}")
-
-
-class CloudTask:
-    """The training and the test part of a set of clouds, as samples."""
-
-    data: CloudDataSpec
-
-    def __init__(
-        self,
-        model: Any,
-        data: CloudDataSpec,
-        seed: int,
-        told: Callable[[str, int, int], None] | None = None,
-    ):
-        self.model_settings, self.data, self.seed, self.told = model, data, seed, told
-        self.train_clouds = self.opened(data.train_split, data.train_size)
-        self.test_clouds = self.opened(data.test_split, data.test_size, self.test_classes())
-
-    def opened(self, split: str, size: int | None, classes: list[str] | None = None) -> Any:
-        """One part of the data."""
-        root = None if self.data.root is None else Path(self.data.root).expanduser()
-        return open_clouds(
-            self.data.name, root, split, classes, points=self.data.points, size=size, seed=self.data.seed
-        )
-
-    def test_classes(self) -> list[str] | None:
-        """The classes that the test part must have, where they matter."""
-        return None
-
-    def training_data(self, model: nn.Module) -> PreparedClouds:
-        """The training clouds, varied."""
-        return self.prepared(self.train_clouds, self.data.variation, "training")
-
-    def test_data(self, model: nn.Module) -> PreparedClouds:
-        """The test clouds, never varied."""
-        return self.prepared(self.test_clouds, None, "test")
-
-    def prepared(self, clouds: Any, variation: CloudVariation | None, what: str) -> PreparedClouds:
-        """Clouds as samples."""
-        told = None if self.told is None else partial(self.told, f"read the {what} clouds")
-        return PreparedClouds(clouds, self.data.points, variation, self.seed, told)
+    def picture(self, index: int) -> Image.Image:
+        """The cloud at ``index``."""
+        return cloud_picture(self.clouds.cloud(index))
 
 
 class CloudClassification(CloudTask, ByClass):
@@ -131,6 +42,7 @@ class CloudClassification(CloudTask, ByClass):
     model_spec: ClassVar[type] = CloudModelSpec
     data_spec: ClassVar[type] = CloudDataSpec
     input_name: ClassVar[str] = "points"
+    folder: Path | None = None
 
     def __init__(
         self,
@@ -159,9 +71,9 @@ class CloudClassification(CloudTask, ByClass):
             return point_to_pixel(spec.name.removeprefix(_PAINTED), len(self.classes), spec.pretrained)
         if spec.name not in known:
             raise unknown("model of points", spec.name, known)
-        given = {name: getattr(spec, name) for name in ("num_groups", "group_size", "drop_path_rate")}
-        own = {name: value for name, value in given.items() if value is not None}
-        model = timm.create_model(spec.name, pretrained=spec.pretrained, num_classes=len(self.classes), **own)
+        model = timm.create_model(
+            spec.name, pretrained=spec.pretrained, num_classes=len(self.classes), **self.own_settings()
+        )
         if spec.weights is not None:
             assert isinstance(model, PointModel)
             load_point_checkpoint(model, spec.weights)
@@ -170,6 +82,69 @@ class CloudClassification(CloudTask, ByClass):
     def plain_training_data(self, model: nn.Module) -> PreparedClouds:
         """The training clouds, not varied: what methods look at before they train."""
         return self.prepared(self.train_clouds, None, "training")
+
+    @property
+    def train_pictures(self) -> CloudPictures:
+        """The training clouds, drawn."""
+        return CloudPictures(self.train_clouds)
+
+    @property
+    def test_pictures(self) -> CloudPictures:
+        """The test clouds, drawn."""
+        return CloudPictures(self.test_clouds)
+
+    def use_folder(self, folder: Path) -> None:
+        """Where the page of turning clouds goes."""
+        self.folder = folder
+
+    def examples(self) -> list[int]:
+        """The first test clouds of some classes."""
+        firsts = {int(label): index for index, label in reversed(list(enumerate(self.test_clouds.labels)))}
+        return [firsts[label] for label in sorted(firsts)][:: -(-len(firsts) // _SHOWN)]
+
+    def prompts(self) -> tuple[str, ...]:
+        """The classes of the clouds that `draw` shows."""
+        return tuple(self.classes[self.test_clouds.labels[index]] for index in self.examples())
+
+    def draw(self, model: nn.Module) -> Image.Image | None:
+        """Some test clouds with what the model takes them for, their spectra and that of its features.
+
+        With plotly installed, `clouds.html` in the run's folder shows them too, to be turned.
+        """
+        if self.model_settings.name.startswith(_PAINTED):
+            return None  # its tokens are patches of a picture
+        data, like = self.test_data(model), next(model.parameters())
+        clouds = [data[0, index]["points"].to(like.device) for index in self.examples()]
+        shown = [
+            shown_cloud(model, cloud, name, self.classes) for cloud, name in zip(clouds, self.prompts(), strict=True)
+        ]
+        html = page(shown, f"{self.model_settings.name} on {self.data.name}") if self.folder is not None else None
+        if html is not None and self.folder is not None:
+            (self.folder / PAGE).write_text(html, encoding="utf-8")
+        return sheet(shown)
+
+    def usage(self, method: str | None) -> str:
+        """Python that puts the run's `adapter` folder, named FOLDER, on the model."""
+        spec, count = self.model_settings, len(self.classes)
+        words = ["pretrained=True"] if spec.pretrained else []
+        words += [f"{name}={value}" for name, value in self.own_settings().items()]
+        loaded = f'vp.load_point_checkpoint(model, "{spec.weights}")\n' if spec.weights else ""
+        return (
+            "import timm\nimport torch\n\nimport vision_peft as vp\n\n"
+            f"model = timm.create_model({', '.join([repr(spec.name), *words])}, num_classes={count})\n{loaded}"
+            'model = vp.load_adapter(model, "FOLDER").eval()\n'
+            f"logits = model(torch.rand(1, {self.data.points}, 3))  # clouds [B, N, 3], the second axis vertical\n"
+        )
+
+    def own_settings(self) -> dict[str, Any]:
+        """What of the model is not its architecture's own."""
+        given = {name: getattr(self.model_settings, name) for name in ("num_groups", "group_size", "drop_path_rate")}
+        return {name: value for name, value in given.items() if value is not None}
+
+    def about(self) -> dict[str, str]:
+        """What was learned from, in words."""
+        train, test = len(self.train_clouds.labels), len(self.test_clouds.labels)
+        return {"Clouds": f"{train:,} of {self.data.name}, {self.data.points:,} points; {test:,} judge"}
 
     def evaluate(self, model: Callable[[Tensor], Tensor], batches: Iterable[dict[str, Tensor]]) -> dict[str, Tensor]:
         """Sums over the batches, as `ByClass` has them, of what the copies of each cloud vote for."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from vision_peft.data.clouds import CloudVariation
 from vision_peft.models.point_masked import MaskedPoints
 from vision_peft.models.point_transformer import MINI
-from vision_peft.tasks.clouds import CloudDataSpec, CloudTask
+from vision_peft.tasks.cloud_task import CloudDataSpec, CloudTask
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import ClassVar
 
 import timm
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -17,7 +18,10 @@ from vision_peft.data.clouds import CloudVariation
 from vision_peft.data.part_sets import PARTS, PreparedParts, ShapeNetPart
 from vision_peft.models.point_checkpoints import load_point_checkpoint
 from vision_peft.models.point_parts import HEAD, PointParts
+from vision_peft.tasks.cloud_pictures import parts_sheet
 from vision_peft.tasks.part_metrics import cloud_ious, predicted_parts
+
+SHOWN = 6
 
 
 @dataclass(frozen=True)
@@ -145,6 +149,18 @@ class PartSegmentation:
             "class_miou": sum(iou / count for iou, count in present.values()) / len(present),
             "loss": sums["loss"].item() / count,
         }
+
+    @torch.no_grad()
+    def draw(self, model: Callable[..., Tensor]) -> Image.Image:
+        """The first test clouds with their parts, and as the model labels them."""
+        data = self.test_data(model)  # type: ignore[arg-type]
+        rows = []
+        for index in range(min(SHOWN, len(data))):
+            sample = data[0, index]
+            category = sample["label"][None]
+            told = predicted_parts(model(sample["points"][None], category).float(), category, self.ranges)[0]
+            rows.append((self.classes[int(category)], sample["points"], sample["parts"], told))
+        return parts_sheet(rows)
 
     def head(self, model: nn.Module) -> list[str]:
         """Names of the modules that label points, for counting parameters with and without them."""
