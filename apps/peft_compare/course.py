@@ -74,7 +74,8 @@ def course_of(run: Run) -> Course:
     try:
         plan = read_plan(run.out)
     except UsageError:
-        return Course([], "accuracy", None, "starting", None)
+        stage: Stage = "waiting" if run.state in ("queued", "running") else "stopped"
+        return Course([Lane(name, 0, stage) for name in methods_of(run)], "accuracy", None, "starting", None)
     known = _json(run.out / "course.json")
     going = run.state == "running"
     lanes = [_lane(planned, run.out, known.get("steps"), known.get("metric", ""), going) for planned in plan.runs]
@@ -84,6 +85,12 @@ def course_of(run: Run) -> Course:
     if trained:
         phase = "measuring step times" if untimed else "writing the report"
     return Course(lanes, known.get("metric", "accuracy"), _epochs(plan, run.out), phase, _left(lanes, plan.jobs))
+
+
+def methods_of(run: Run) -> list[str]:
+    """The methods that its command line names."""
+    words = list(run.request.words)
+    return words[words.index("--methods") + 1].split(",") if "--methods" in words else []
 
 
 def _lane(planned: PlannedRun, out: Path, steps: int | None, metric: str, going: bool) -> Lane:

@@ -6,8 +6,8 @@ out its components, and hears of the open run through `frame.opened.change` and,
 reload, a second browser and another server show the same.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -39,6 +39,7 @@ class Frame:
         clock: ticks while something goes on.
         listed: the list of runs; pages that start a run write it anew with `frame.list_of`.
         blocks: for what happens when the page is loaded.
+        closing: what a page wants done when the server ends.
     """
 
     settings: Settings
@@ -48,6 +49,7 @@ class Frame:
     clock: gr.Timer
     listed: gr.HTML
     blocks: gr.Blocks
+    closing: list[Callable[[], None]] = field(default_factory=list)
 
     def find(self, run_id: str) -> Run | None:
         """The run of this id: a visitor's, or one that comes with the app."""
@@ -66,8 +68,8 @@ class Frame:
         return gr.Timer(LOOK_EVERY if going else LOOK_RARELY)
 
 
-def build(settings: Settings, runs: Runs, queue: Queue, pages: Sequence[ModuleType]) -> gr.Blocks:
-    """All pages in their frame."""
+def build(settings: Settings, runs: Runs, queue: Queue, pages: Sequence[ModuleType]) -> Frame:
+    """All pages in their frame (`frame.blocks`)."""
     with gr.Blocks(title=f"{look.NAME}: compare adapters", fill_width=True, analytics_enabled=False) as blocks:
         gr.HTML(
             f'<header class="masthead"><h1>{look.NAME}</h1><p>Which adapter for this task, and what does it do to the '
@@ -88,7 +90,7 @@ def build(settings: Settings, runs: Runs, queue: Queue, pages: Sequence[ModuleTy
                         tab.select(None, js=f"() => peftAddress({{ tab: '{page.NAME}' }})", **HIDDEN)
         names = [page.NAME for page in pages]
         _wire(blocks, frame, tabs, names)
-    return blocks
+    return frame
 
 
 def _wire(blocks: gr.Blocks, frame: Frame, tabs: gr.Tabs, names: Sequence[str]) -> None:

@@ -34,6 +34,7 @@ def theme() -> gr.themes.Base:
         "border_color_accent": "var(--accent)",
         "color_accent_soft": "var(--code)",
         "input_background_fill": "var(--card)",
+        "input_border_width": "1px",
         "input_border_color": "var(--edge)",
         "input_placeholder_color": "var(--quiet)",
         "checkbox_background_color": "var(--card)",

@@ -15,7 +15,7 @@ import gradio as gr
 import uvicorn
 from fastapi import FastAPI
 
-from peft_compare import frame, look
+from peft_compare import api, frame, look
 from peft_compare.files import router
 from peft_compare.guard import Guard
 from peft_compare.pages import PAGES
@@ -40,15 +40,19 @@ class App:
         # Uploads pass through a folder of the server's own, not one that other programs share.
         self.passing = tempfile.TemporaryDirectory(prefix="peft-compare-")
         os.environ["GRADIO_TEMP_DIR"] = self.passing.name
-        blocks = frame.build(settings, self.runs, self.queue, PAGES)
+        self.frame = frame.build(settings, self.runs, self.queue, PAGES)
+        blocks = self.frame.blocks
+        with blocks:
+            api.offer(self.frame)
         blocks.queue(default_concurrency_limit=4, max_size=200)
-        api = FastAPI(openapi_url=None)
-        api.include_router(router(self.runs, frame.EXAMPLES))
+        outer = FastAPI(openapi_url=None)
+        outer.include_router(router(self.runs, frame.EXAMPLES))
         gr.mount_gradio_app(
-            api,
+            outer,
             blocks,
             path="/",
             server_name=settings.host,
+            app_kwargs={"openapi_url": None},
             allowed_paths=[],
             max_file_size=settings.limits.upload_bytes,
             footer_links=[],
@@ -62,7 +66,7 @@ class App:
             css=look.css(),
             head=look.script(),
         )
-        self.asgi: Any = Guard(api, settings)
+        self.asgi: Any = Guard(outer, settings)
 
     def begin(self) -> None:
         """Start the queue."""
@@ -71,6 +75,8 @@ class App:
     def close(self) -> None:
         """Stop the queue; runs go on."""
         self.queue.close()
+        for close in self.frame.closing:
+            close()
         self.passing.cleanup()
 
 

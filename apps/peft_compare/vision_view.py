@@ -142,7 +142,7 @@ def looked_closer(run: Run, method: str, other: str) -> str:
         address = f"/runs/{run.id}/files/out/{TILES}"
         pair = (answers[method], answers[other])
         parts.append(disagreements((method, other), pair, labels, classes, dict(shown), address))
-    return f'<div class="side-by-side">{"".join(parts)}</div>'
+    return f'<div class="closer">{"".join(parts)}</div>'
 
 
 def finished_methods(run: Run) -> list[str]:

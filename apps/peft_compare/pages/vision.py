@@ -71,9 +71,9 @@ class Form:
 def build(frame: Frame) -> None:
     """Lay the page out and connect it."""
     with gr.Row(elem_classes="moves"):
-        with gr.Column(scale=2, min_width=300, elem_classes="card"):
+        with gr.Column(scale=2, min_width=280, elem_classes="card"):
             form, chosen, start = _choose(frame)
-        with gr.Column(scale=5, min_width=320):
+        with gr.Column(scale=6, min_width=320):
             with gr.Column(elem_classes="card"):
                 gr.HTML('<h2 class="move"><span>2</span>Watch</h2>')
                 watched = gr.HTML(elem_id="watched")
@@ -86,7 +86,7 @@ def build(frame: Frame) -> None:
                     first = gr.Dropdown([], label="Look closer at", interactive=True)
                     second = gr.Dropdown([], label="and where it differs from", interactive=True)
                 closely = gr.HTML()
-                vision_try.build(frame, EXAMPLE)
+                tried = vision_try.build(frame, EXAMPLE)
     seen = gr.State("")
 
     def show(run_id: str, seen: str) -> tuple[Any, ...]:
@@ -95,10 +95,18 @@ def build(frame: Frame) -> None:
         if run is None or run.request.page != NAME:
             run = frame.find(EXAMPLE)
         if run is None:
-            return ("", gr.Button(visible=False), "", notice("empty", "Nothing yet.", WHAT), *[gr.skip()] * 4, "")
+            return (
+                "",
+                gr.Button(visible=False),
+                "",
+                notice("empty", "Nothing yet.", WHAT),
+                *[gr.skip()] * 4,
+                gr.skip(),
+                "",
+            )
         state, key = run.state, _key(run)
         if key == seen:
-            return tuple([gr.skip()] * 9)
+            return tuple([gr.skip()] * 10)
         results = view.results_of(run) if state in ENDED else None
         watched = view.watch(run, frame.queue.position(run))
         if run.path.parent == EXAMPLES:
@@ -115,6 +123,7 @@ def build(frame: Frame) -> None:
             gr.Dropdown(choices=names, value=chosen[0]) if new else gr.skip(),
             gr.Dropdown(choices=names, value=chosen[1]) if new else gr.skip(),
             view.looked_closer(run, *chosen) if names else "",
+            gr.Column(visible=bool(names)),
             key,
         )
 
@@ -145,7 +154,7 @@ def build(frame: Frame) -> None:
         run = frame.find(run_id or EXAMPLE)
         return "" if run is None else view.looked_closer(run, first, second)
 
-    shown = [watched, cancel, curves, compared, closer, first, second, closely, seen]
+    shown = [watched, cancel, curves, compared, closer, first, second, closely, tried, seen]
     gr.on([frame.opened.change, frame.clock.tick], show, [frame.opened, seen], shown, **HIDDEN)
     frame.blocks.load(show, [frame.opened, seen], shown, **HIDDEN)
     start.click(begin, form.inputs, [chosen, frame.opened, frame.listed, frame.clock], **HIDDEN)
@@ -167,7 +176,7 @@ def _choose(frame: Frame) -> tuple[Form, gr.HTML, gr.Button]:
     data = gr.Radio([DIGITS, MINE], value=DIGITS, label="Data")
     upload = vision_try.build_upload(frame, data, MINE)
     offered = request_of.offered()
-    methods = gr.CheckboxGroup([(name, name) for name in offered], value=FIRST, label="Methods", elem_classes="methods")
+    methods = gr.CheckboxGroup([(name, name) for name in offered], value=FIRST, label="Methods", elem_id="methods")
     budget = gr.Radio([OWN, EQUAL], value=OWN, label="Trainable parameters")
     parameters = gr.Number(40_000, label="Parameters, without the head", precision=0, minimum=1, visible=False)
     solved = gr.HTML()

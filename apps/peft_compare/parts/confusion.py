@@ -7,7 +7,7 @@ import numpy as np
 
 from peft_compare.look import glyph, scroll
 
-MOST_CLASSES, MOST_TILES = 40, 24
+MOST_CLASSES, MOST_TILES = 40, 12
 
 
 def confusion(method: str, predictions: Sequence[int], labels: Sequence[int], classes: Sequence[str]) -> str:

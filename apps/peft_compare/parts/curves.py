@@ -6,6 +6,7 @@ from statistics import mean
 from peft_compare.parts.chart import Axis, Series, chart
 from peft_runs.compare_words import is_share
 
+SIZE = (360, 220)
 Points = tuple[Sequence[float], Sequence[float]]
 
 
@@ -27,8 +28,8 @@ def curves(metric: str, judged: Mapping[str, Sequence[Points]], losses: Mapping[
         if values:
             falling.append(Series(name, [float(epoch + 1) for epoch in range(len(values))], values))
     drawn = [
-        chart(f"Test {metric} over epochs", _ends(reached, left), reached, epochs, left, key="judged"),
-        chart("Training loss over epochs", _ends(falling, right), falling, epochs, right, key="losses"),
+        chart(f"Test {metric} over epochs", _ends(reached, left), reached, epochs, left, key="judged", size=SIZE),
+        chart("Training loss over epochs", _ends(falling, right), falling, epochs, right, key="losses", size=SIZE),
     ]
     return f'<div class="side-by-side">{"".join(drawn)}</div>' if any(drawn) else ""
 

@@ -15,7 +15,7 @@ def of_row(row: Row, run_id: str) -> str:
     place = quote(row.runs[0].place)
     name = escape(row.method)
     return (
-        f'<a href="/runs/{run_id}/zip/out/{place}/adapter" download aria-label="Adapter of {name}">adapter</a> · '
+        f'<a href="/runs/{run_id}/zip/out/{place}/adapter" download aria-label="Adapter of {name}">adapter</a><br>'
         f'<a href="/runs/{run_id}/files/out/{place}/recipe.yaml" download aria-label="Recipe of {name}">recipe</a>'
     )
 

@@ -4,6 +4,7 @@ import time
 from collections.abc import Sequence
 from html import escape
 
+from peft_compare.course import methods_of
 from peft_compare.runs import Run
 
 # What a click does: the run's id goes to the event that the button names.
@@ -35,8 +36,7 @@ def run_list(runs: Sequence[Run], opened: str, deleted: Run | None = None) -> st
 
 def _row(run: Run, opened: bool) -> str:
     request, state = run.request, run.state
-    words = list(request.words)
-    methods = words[words.index("--methods") + 1].replace(",", ", ") if "--methods" in words else ""
+    methods = ", ".join(methods_of(run))
     current = ' aria-current="true"' if opened else ""
     return (
         f'<li class="{"open" if opened else ""}"><button type="button" class="open-run" data-event="open" '

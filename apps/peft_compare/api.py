@@ -1,0 +1,102 @@
+"""What programs may call by name, with `gradio_client`: the same as the Vision page does.
+
+client.predict("linear_probe,lora", api_name="/start")       {"run": ID, "state": "queued", "position": 1, ...}
+client.predict(ID, api_name="/state")                        how far it is
+client.predict(ID, api_name="/result")                       the record, as in results.json, once it is done
+client.predict(ID, api_name="/cancel")
+"""
+
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any
+
+import gradio as gr
+
+from peft_compare.course import course_of
+from peft_compare.frame import Frame
+from peft_compare.guard import owner_of
+from peft_compare.refusals import RefusedError
+from peft_compare.runs import Run
+from peft_compare.vision_request import Choice, name_of, words_of
+from peft_compare.vision_view import results_of
+from peft_runs.errors import UsageError
+from peft_runs.read import split_words
+
+
+def offer(frame: Frame) -> None:
+    """Add the functions to the page's own."""
+
+    def start(
+        methods: str,
+        model: str = "vit_mini",
+        epochs: int = 7,
+        seeds: int = 1,
+        budget: int = 0,
+        settings: str = "",
+        request: gr.Request = None,  # type: ignore[assignment]
+    ) -> dict[str, Any]:
+        """Compare methods (A,B,...) on the embedded digits; `budget` 0 leaves each method its own size; `settings` are
+        further words of the command line, such as `--lora.method.r 4`."""
+        names = tuple(name.strip() for name in methods.split(",") if name.strip())
+        with told():
+            extra = tuple(shlex.split(settings))
+            for key, _ in split_words(list(extra)):
+                if key.endswith(("data.name", "data.root", "model.name", "run.tracker")):
+                    raise RefusedError(f"--{key} cannot be set from here")
+            choice = Choice(names, model, epochs=epochs, seeds=seeds, budget=budget or None, extra=extra)
+            words = words_of(choice)
+            run = frame.queue.add("vision", name_of(choice), "vision-peft", words, owner_of(request.cookies))
+        return told_of(run)
+
+    def state(run: str) -> dict[str, Any]:
+        """How far a run is."""
+        return told_of(known(run))
+
+    def result(run: str) -> dict[str, Any]:
+        """The record of a finished comparison."""
+        with told():
+            results = results_of(known(run))
+            if results is None:
+                raise RefusedError("the run has no results yet")
+            return results.as_dict()
+
+    def cancel(run: str, request: gr.Request) -> dict[str, Any]:
+        """Stop a run of one's own; its last checkpoint stays."""
+        found = known(run)
+        with told():
+            if found.request.owner not in ("", owner_of(request.cookies)):
+                raise RefusedError("this run was started in another browser")
+            frame.queue.cancel(found)
+        return told_of(found)
+
+    def known(run_id: str) -> Run:
+        found = frame.find(run_id)
+        if found is None:
+            raise gr.Error("there is no such run", print_exception=False)
+        return found
+
+    def told_of(run: Run) -> dict[str, Any]:
+        end, course = run.end, course_of(run)
+        return {
+            "run": run.id,
+            "state": run.state,
+            "position": frame.queue.position(run),
+            "said": end.said if end else "",
+            "command": shlex.join([run.request.program, *run.request.words]),
+            "lanes": [asdict(lane) for lane in course.lanes],
+            "seconds_left": course.seconds_left,
+        }
+
+    for function in (start, state, result, cancel):
+        gr.api(function, api_name=function.__name__, concurrency_limit=4)
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """Within, what is refused becomes the sentence that the caller gets."""
+    try:
+        yield
+    except (RefusedError, UsageError) as error:
+        raise gr.Error(str(error), print_exception=False) from None
