@@ -13,8 +13,10 @@ Nothing is kept from step to step but what `inject` makes once. Staniszewski et 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -39,6 +41,8 @@ def patch_text(
     patch_uncond: bool = True,
 ) -> Iterator[Window]:
     """Let a few layers read the target's text within the block; afterwards the model is as it was.
+
+    A backward pass may come later, also where diffusers' gradient checkpointing then computes blocks again.
 
     Exactly one of ``target`` (inject), ``pictures`` and ``slots`` (lockstep) is given.
 
@@ -72,33 +76,86 @@ def patch_text(
     if target is not None:
         _check_inject(model, chosen, patch_uncond)
         target = _embedded(model, target)
-    window = Window(start_step, end_step)
+    patch = Patch(Window(start_step, end_step))
+    for layer in chosen:
+        attention: Any = model.get_submodule(layer.name)
+        if getattr(attention, "fused_projections", False):
+            raise ValueError(f"{layer.name}: its projections are fused; call `unfuse_qkv_projections()` first")
+        for name in layer.projections:
+            base = getattr(attention, name)
+            given = base, layer, patch.window, _columns(layer, base, own.get(layer.index))
+            wrapped: Any
+            if target is not None:
+                own_rows = None if rows is None else rows[layer.index]
+                wrapped = Inject(*given, states=target, attention=attention, rows=own_rows)
+            else:
+                beside = slots[layer.index] if slots is not None else Slots(pictures or 0)
+                wrapped = Lockstep(*given, slots=beside, unconditional=patch_uncond)
+                if layer.single:
+                    patch.hooks.append(partial(wrapped.count, model.get_submodule(layer.block)))
+            patch.places.append((attention, name, wrapped.train(base.training)))
+        if not layer.joint:
+            patch.hooks.append(partial(attention.register_forward_pre_hook, _masked(wrapped), with_kwargs=True))
     with ExitStack() as stack:
-        if not window.always:
-            stack.callback(window.watch(model).remove)
-        for layer in chosen:
-            attention: Any = model.get_submodule(layer.name)
-            if getattr(attention, "fused_projections", False):
-                raise ValueError(f"{layer.name}: its projections are fused; call `unfuse_qkv_projections()` first")
-            wrapped: Any = None
-            for name in layer.projections:
-                base = getattr(attention, name)
-                given = base, layer, window, _columns(layer, base, own.get(layer.index))
-                if target is not None:
-                    own_rows = None if rows is None else rows[layer.index]
-                    wrapped = Inject(*given, states=target, attention=attention, rows=own_rows)
-                else:
-                    beside = slots[layer.index] if slots is not None else Slots(pictures or 0)
-                    wrapped = Lockstep(*given, slots=beside, unconditional=patch_uncond)
-                    if layer.single:
-                        stack.callback(wrapped.count(model.get_submodule(layer.block)).remove)
-                wrapped.train(base.training)
+        if not patch.window.always:
+            stack.callback(patch.window.watch(model).remove)
+        stack.enter_context(patch.on())
+        stack.enter_context(patch.remembered(model))
+        yield patch.window
+
+
+@dataclass
+class Patch:
+    """Projections that stand in place of others, and the hooks that belong to them.
+
+    Attributes:
+        window: the steps in which they are in effect.
+        places: module of attention, name within it, and what stands there.
+        hooks: each registers one and gives its handle.
+        standing: whether they stand in the model now.
+    """
+
+    window: Window
+    places: list[tuple[nn.Module, str, nn.Module]] = field(default_factory=list)
+    hooks: list[Callable[[], Any]] = field(default_factory=list)
+    standing: bool = False
+
+    @contextmanager
+    def on(self) -> Iterator[None]:
+        """Within the block they stand in the model."""
+        with ExitStack() as stack:
+            for attention, name, wrapped in self.places:
+                stack.callback(setattr, attention, name, getattr(attention, name))
                 setattr(attention, name, wrapped)
-                stack.callback(setattr, attention, name, base)
-            if not layer.joint:
-                hook = attention.register_forward_pre_hook(_masked(wrapped), with_kwargs=True)
-                stack.callback(hook.remove)
-        yield window
+            for register in self.hooks:
+                stack.callback(register().remove)
+            stack.callback(setattr, self, "standing", False)
+            self.standing = True
+            yield
+
+    @contextmanager
+    def remembered(self, model: nn.Module) -> Iterator[None]:
+        """Within the block what gradient checkpointing will compute again is noted to run as it does now."""
+        with ExitStack() as stack:
+            for module in model.modules():
+                checkpoint = vars(module).get("_gradient_checkpointing_func")
+                if checkpoint is not None:
+                    stack.callback(setattr, module, "_gradient_checkpointing_func", checkpoint)
+                    module._gradient_checkpointing_func = partial(self._checkpointed, checkpoint)  # type: ignore
+            yield
+
+    def _checkpointed(self, checkpoint: Callable[..., Any], function: Callable[..., Any], *args: Any) -> Any:
+        active = self.window.active
+
+        def again(*args: Any) -> Any:
+            now, self.window.active = self.window.active, active
+            try:
+                with nullcontext() if self.standing else self.on():
+                    return function(*args)
+            finally:
+                self.window.active = now
+
+        return checkpoint(again, *args)
 
 
 def _heads(chosen: Sequence[TextLayer], heads: Mapping[int | str, Sequence[int]]) -> dict[int, list[int]]:

@@ -176,6 +176,102 @@ def test_joint_attention_takes_no_injection(texts: tuple[Tensor, Tensor]) -> Non
         pass
 
 
+@pytest.mark.parametrize("beside", [False, True], ids=["inject", "lockstep"])
+def test_checkpointing_gives_the_same_gradients(beside: bool, texts: tuple[Tensor, Tensor]) -> None:
+    source, target = (text.double().requires_grad_() for text in texts)
+    model = small("sd15").double().train()
+    weight = model.get_submodule(dp.text_layers(model)[1].projection_names[0]).weight
+    found = []
+    for again in (False, True):
+        model.enable_gradient_checkpointing() if again else model.disable_gradient_checkpointing()
+        output = patched(model, source, target, beside)
+        found.append((output, *torch.autograd.grad(output.square().sum(), (target, weight))))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-12, rtol=1e-10)
+    assert all(part.abs().max() > 0 for part in found[0])
+
+
+def test_each_pass_is_computed_again_as_it_ran(texts: tuple[Tensor, Tensor]) -> None:
+    source, target = texts
+    model = small("sd15").train()
+    model.enable_gradient_checkpointing()
+    noise = torch.randn(ROWS, 4, 8, 8, generator=torch.Generator().manual_seed(1)).requires_grad_()
+
+    def gradient(backward_inside: bool) -> Tensor:
+        with dp.patch_text(model, [1], target=target, start_step=1):  # the first pass runs as it is
+            loss = sum(model(noise, timestep, source).sample.square().sum() for timestep in (9, 7))
+            if backward_inside:
+                return torch.autograd.grad(loss, noise)[0]
+        return torch.autograd.grad(loss, noise)[0]
+
+    inside, outside = gradient(True), gradient(False)
+    model.disable_gradient_checkpointing()
+    wanted = gradient(True)
+    torch.testing.assert_close(inside, wanted)
+    torch.testing.assert_close(outside, wanted)
+
+
+def patched(model: Any, source: Tensor, target: Tensor, beside: bool) -> Tensor:
+    """The source's rows with the target's text in layer 1, by either way."""
+    noise = torch.randn(ROWS, 4, 8, 8, generator=torch.Generator().manual_seed(1)).to(source)
+    text, way = (torch.cat([source, target]), {"pictures": ROWS}) if beside else (source, {"target": target})
+    with dp.patch_text(model, [1], **way):
+        return model(noise.repeat(1 + beside, 1, 1, 1), 7, text).sample[:ROWS]
+
+
+@pytest.mark.parametrize("beside", [False, True], ids=["inject", "lockstep"])
+def test_gradients_of_the_target_are_finite_differences(beside: bool, texts: tuple[Tensor, Tensor]) -> None:
+    source, target = (text.double() for text in texts)
+    model = small("sd15").double().eval().requires_grad_(False)
+    weight = model.get_submodule(dp.text_layers(model)[1].projection_names[1]).weight.requires_grad_()
+    target.requires_grad_()
+    gradients = torch.autograd.grad(patched(model, source, target, beside).square().sum(), (target, weight))
+    for tensor, gradient in zip((target, weight), gradients, strict=True):
+        way = torch.randn(tensor.shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+        sums = []
+        for step in (1e-5, -1e-5):
+            with torch.no_grad():
+                tensor += step * way
+                sums.append(patched(model, source, target, beside).square().sum())
+                tensor -= step * way
+        assert ((sums[0] - sums[1]) / 2e-5).item() == pytest.approx((gradient * way).sum().item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("beside", [False, True], ids=["inject", "lockstep"])
+def test_a_compiled_model_reads_the_target(beside: bool, texts: tuple[Tensor, Tensor]) -> None:
+    source, target = texts
+    model = small("sd15").eval().requires_grad_(False)
+    layer = dp.text_layers(model)[1].name
+    wanted, plain = patched(model, source, target, beside), call("sd15", model, source)
+    with torch.no_grad():
+        model.get_submodule(layer).compile(backend="eager")
+        torch.testing.assert_close(call("sd15", model, source), plain)
+        torch.testing.assert_close(patched(model, source, target, beside), wanted)
+        torch.testing.assert_close(call("sd15", model, source), plain)
+    assert not torch.allclose(wanted, plain)
+
+
+def test_half_precision_takes_the_targets_rows_bit_by_bit(name: str, texts: tuple[Tensor, Tensor]) -> None:
+    model, both = small(name).eval().bfloat16(), torch.cat(texts).bfloat16()
+    kept: list[tuple[Tensor, Tensor]] = []
+    with dp.patch_text(model, [1], pictures=ROWS):
+        projection = model.get_submodule(dp.text_layers(model)[1].projection_names[0])
+        projection.register_forward_hook(lambda module, args, y: kept.append((module.base(args[0]), y)))
+        found = half(name, model, both)
+    [(own, replaced)] = kept
+    tokens = texts[0].shape[1]
+    assert replaced.dtype == torch.bfloat16
+    assert torch.equal(replaced[:ROWS, :tokens], own[ROWS:, :tokens])
+    assert found.isfinite().all()
+    assert torch.equal(found[ROWS:], half(name, model, both)[ROWS:])
+
+
+def half(name: str, model: Any, text: Tensor) -> Tensor:
+    """`call` in the model's precision."""
+    with torch.autocast("cpu", torch.bfloat16):
+        return call(name, model, text, 2)
+
+
 def test_fused_projections_are_refused() -> None:
     model = small("sd15")
     model.fuse_qkv_projections()
