@@ -78,7 +78,7 @@ class OneStepPictures:
 
     def __init__(self, task: OneStepTuning):
         self.task, self.judging = task, task.part("test")
-        known = ["", *captions_of(task.data)]
+        known = ["", *captions_of(task.data, "test")]
         self.prompts = {"own": [known[number] for number in self.judging.captions]}
 
     def real(self) -> Tensor:

@@ -72,7 +72,7 @@ class OneStepTuning(PipelineTask):
             DataError: they are not all there, and the denoiser is no longer the teacher.
         """
         if part not in self.encoded:
-            data, known = self.data, ["", *captions_of(self.data)]
+            data, known = self.data, ["", *captions_of(self.data, part)]
             count, first = (data.count, 0) if part == "train" else (data.test_size, TEST_SEEDS)
             seeds = range(first, first + count)
             numbers = [1 + index % (len(known) - 1) for index in range(count)]
@@ -118,7 +118,7 @@ class OneStepTuning(PipelineTask):
         """What the teacher's latents depend on."""
         data, spec = self.data, self.model_settings
         return {
-            "captions": captions_of(data),
+            "captions": captions_of(data, part),
             "count": data.count if part == "train" else data.test_size,
             "size": self.size,
             "teacher": asdict(data.teacher),

@@ -96,6 +96,7 @@ class OneStepData:
         prompts: captions.
         root: more of them: a text file with one a line, or a folder or zip of captioned pictures.
         column: of the captions there.
+        test_prompts: captions of the pictures that judge; none takes those that are trained on.
         count: pictures to train on; they go through the captions in turn, picture n with seed n.
         test_size: pictures that judge, with seeds of their own.
         size: pixels along a side; null is what the pipeline makes by itself.
@@ -107,6 +108,7 @@ class OneStepData:
     prompts: tuple[str, ...] = ()
     root: str | None = None
     column: str = "text"
+    test_prompts: tuple[str, ...] = ()
     count: int = 512
     test_size: int = 32
     size: int | None = None

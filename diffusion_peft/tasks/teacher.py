@@ -51,12 +51,14 @@ class TeacherPictures(Dataset):
         }
 
 
-def captions_of(data: OneStepData) -> list[str]:
-    """The captions, those of the recipe before those of the file or folder.
+def captions_of(data: OneStepData, part: str) -> list[str]:
+    """The captions of a part, those of the recipe before those of the file or folder.
 
     Raises:
         DataError: there are none.
     """
+    if part == "test" and data.test_prompts:
+        return list(dict.fromkeys(data.test_prompts))
     found = list(data.prompts)
     if data.root is not None:
         root = Path(data.root).expanduser()

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,21 @@ def test_teacher_begins_with_the_noise_of_the_sample(bases, tmp_path):
     torch.testing.assert_close(sample["latents"], found, rtol=2e-3, atol=2e-3)
 
 
+def test_other_captions_judge(bases, tmp_path):
+    task = task_of(bases / "sd2", tmp_path)
+    task.data = replace(task.data, test_prompts=("square", "triangle"))
+    sample, pipeline = task.test_data(task.build_model())[0, 1], task.kind.pipeline
+    assert task.compared().prompts == {"own": ["square", "triangle"]}
+    pipeline.register_modules(scheduler=dp.one_step_scheduler(pipeline.scheduler))
+    asked: dict[str, Any] = {"height": SIZE, "width": SIZE, "num_inference_steps": 2, "guidance_scale": 7.5}
+    found = pipeline("triangle", latents=sample["noise"][None], **asked, output_type="latent").images[0]
+    torch.testing.assert_close(sample["latents"], found, rtol=2e-3, atol=2e-3)
+    batch = {name: value[None] for name, value in sample.items()}
+    given = task.given("test", batch["caption"], batch)
+    wanted = task.captions.rows(["triangle"])
+    assert all(torch.equal(given[name], rows) for name, rows in wanted.items())
+
+
 @pytest.mark.parametrize("kind", ["sd1", "sdxl"])
 def test_loss_is_that_of_an_ordinary_call_of_one_step(kind, bases, tmp_path):
     """What is trained is what the pipeline draws afterwards."""
@@ -177,11 +193,8 @@ def test_captions_come_from_a_file_too(bases, tmp_path):
     (tmp_path / "captions.txt").write_text("a fish\n\na tree\nstar\n")
     from diffusion_peft.tasks.teacher import captions_of
 
-    assert captions_of(OneStepData(prompts=("star",), root=str(tmp_path / "captions.txt"))) == [
-        "star",
-        "a fish",
-        "a tree",
-    ]
+    data = OneStepData(prompts=("star",), root=str(tmp_path / "captions.txt"))
+    assert captions_of(data, "train") == captions_of(data, "test") == ["star", "a fish", "a tree"]
 
 
 @pytest.mark.parametrize(
@@ -237,6 +250,8 @@ def test_examples_draw_edit_inpaint_and_enlarge(run: Path, bases: Path, tmp_path
         )
         for name, more in asked.items()
     ]
+    adapter, sheet = str(run / "adapter"), tmp_path / "gallery.png"
+    calls.append((str(EXAMPLES / "gallery.py"), str(bases / "sd2"), adapter, adapter, str(sheet)))
     code = "import runpy, sys\nfor call in CALLS:\n    sys.argv = list(call)\n    runpy.run_path(call[0])"
     done = subprocess.run(
         [sys.executable, "-c", code.replace("CALLS", repr(calls))], capture_output=True, text=True, check=False
@@ -248,3 +263,9 @@ def test_examples_draw_edit_inpaint_and_enlarge(run: Path, bases: Path, tmp_path
     around = [(x, y) for x in range(SIZE) for y in range(SIZE) if hole.getpixel((x, y)) == 0]
     assert all(before.getpixel(place) == after.getpixel(place) for place in around)
     assert before.tobytes() != after.tobytes()
+    panels = Image.open(sheet).convert("RGB")
+    assert panels.size == (7 * 196 + 3 * 24, 44 + 192)
+    lefts = [196 * number + 24 * gaps for number, gaps in enumerate((0, 1, 1, 2, 2, 3, 3))]
+    shown = [panels.crop((left, 44, left + 192, 236)) for left in lefts]
+    assert all(len(picture.getcolors(192**2) or ()) > 1 for picture in shown)
+    assert len({picture.tobytes() for picture in shown}) == 7
