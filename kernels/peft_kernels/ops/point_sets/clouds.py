@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 import torch
 from torch import Tensor
+
+_IN_REGISTERS = 16384  # points of a cloud that a Triton program holds
 
 
 def check_clouds(points: Tensor, what: str = "points") -> None:
@@ -31,3 +35,8 @@ def check_count(name: str, count: int, available: int, of: str) -> None:
     """Raise a ValueError unless ``1 <= count <= available``."""
     if not 1 <= count <= available:
         raise ValueError(f"{name} must be at least 1 and at most the number of {of}, {available}; found {count}")
+
+
+def in_triton(points: Tensor) -> bool:
+    """Whether the Triton kernels take these clouds ``[B, N, 3]``."""
+    return points.is_cuda and points.shape[1] <= _IN_REGISTERS and find_spec("triton") is not None

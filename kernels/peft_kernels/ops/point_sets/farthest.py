@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from .clouds import check_clouds, check_count
+from .clouds import check_clouds, check_count, in_triton
 
 ORIGIN_THRESHOLD = 1e-3
 
@@ -58,6 +58,10 @@ def farthest_points(
 def _farthest(points: Tensor, count: int, origin_threshold: float) -> Tensor:
     if points.dtype.itemsize < 4:
         points = points.float()
+    if in_triton(points):
+        from .points_triton import farthest
+
+        return farthest(points, count, origin_threshold)
     x, y, z = points.unbind(-1)
     x, y, z = x.contiguous(), y.contiguous(), z.contiguous()
     distance = torch.full_like(x, 1e10)

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from .clouds import check_clouds, check_count
+from .clouds import check_clouds, check_count, in_triton
 
 _BLOCK = 1 << 17  # distances computed at a time: 512 KiB in float32
 
@@ -63,6 +63,10 @@ def gathered(values: Float[Tensor, "batch points c"], index: Int[Tensor, "batch 
 def _nearest(points: Tensor, centers: Tensor, k: int) -> Tensor:
     if points.dtype.itemsize < 4:
         points, centers = points.float(), centers.float()
+    if in_triton(points):
+        from .points_triton import nearest
+
+        return nearest(points, centers, k)
     lanes = math.isqrt(k * points.shape[1])
     spare = -points.shape[1] % lanes
     x = F.pad(points.mT, (0, spare), value=torch.inf).contiguous()
