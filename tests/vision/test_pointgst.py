@@ -13,6 +13,7 @@ from torch import Tensor
 
 from peft_kernels.registry import methods
 from vision_peft import PointGstConfig, bound_spectra, cloud_spectra
+from vision_peft.methods.pointgst.adapter import Pcsa
 from vision_peft.methods.pointgst.spectra import Basis
 
 TINY: dict[str, Any] = {"num_groups": 8, "group_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 2, "num_classes": 3}
@@ -80,6 +81,71 @@ def test_checkpointing_reads_the_spectra_of_its_own_clouds(name: str) -> None:
     assert len(plain) == len(again) > 0
     for one, other in zip(plain, again, strict=True):
         torch.testing.assert_close(one, other)
+
+
+def branch(**fields: Any) -> tuple[Pcsa, Basis]:
+    """An adapter that changes its input, in float64."""
+    torch.manual_seed(0)
+    basis = Basis(local_size=4, dtype=torch.float64)
+    return Pcsa(6, 3, basis, **fields).double(), basis
+
+
+def test_the_order_of_frequencies_does_not_matter_in_the_papers_orientation() -> None:
+    adapter, basis = branch()
+    spectra, z = cloud_spectra(clouds(2, 8).double(), basis), torch.rand(2, 9, 6, dtype=torch.float64)
+    shuffled = spectra._replace(whole=spectra.whole[..., torch.randperm(8)], local=spectra.local.flip(-1))  # type: ignore[union-attr,index]
+    torch.testing.assert_close(adapter.branch(z, shuffled), adapter.branch(z, spectra))
+    vertex = branch(vertex=True)[0]
+    assert not torch.allclose(vertex.branch(z, shuffled), vertex.branch(z, spectra))
+
+
+def test_patches_in_another_order_give_their_tokens_in_that_order() -> None:
+    adapter, basis = branch()
+    centers, z = clouds(2, 8).double(), torch.rand(2, 9, 6, dtype=torch.float64)
+    turn = torch.randperm(8, generator=torch.Generator().manual_seed(1))
+    one = adapter.branch(z, cloud_spectra(centers, basis))
+    other = adapter.branch(torch.cat([z[:, :1], z[:, 1:][:, turn]], 1), cloud_spectra(centers[:, turn], basis))
+    torch.testing.assert_close(other, torch.cat([one[:, :1], one[:, 1:][:, turn]], 1), rtol=0, atol=1e-9)
+
+
+def test_a_pass_that_failed_leaves_no_spectra() -> None:
+    model, x = adapted(), clouds()
+    expected = model(x)
+    wrong = cloud_spectra(clouds(3, 12), Basis(local_size=4))  # of twelve patches
+    with pytest.raises(ValueError, match="those of 3 clouds of 12 tokens"):
+        with bound_spectra(model, wrong):
+            model(x)
+    with pytest.raises(ValueError, match="finite"):
+        model(x * torch.nan)
+    torch.testing.assert_close(model(x), expected, rtol=0, atol=0)
+
+
+def test_only_the_last_map_learns_at_first() -> None:
+    model = adapted(start=True)
+    model(clouds()).square().sum().backward()
+    own = {name: p.grad for name, p in model.named_parameters() if "pcsa_adapter" in name}
+    assert {name.split(".")[-2] for name, grad in own.items() if grad is not None and grad.any()} == {"up"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"r": 0}, "r must be an integer >= 1"),
+        ({"local_size": 0}, "local_size must be an integer >= 1"),
+        ({"branches": "globl"}, "global"),
+        ({"degree_eps": 0.0}, "degree_eps must be above 0"),
+    ],
+)
+def test_wrong_fields_are_told(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        PointGstConfig(**fields)
+
+
+def test_a_graph_of_too_many_patches_suggests_local_ones() -> None:
+    centers = clouds(1, 1056)
+    with pytest.raises(ValueError, match=r"all 1056 patches .* PointGstConfig\(branches='local'\)"):
+        cloud_spectra(centers)
+    assert cloud_spectra(centers, Basis(whole=False)).local.shape == (1, 33, 32, 32)  # type: ignore[union-attr]
 
 
 def test_given_spectra_replace_computed_ones() -> None:

@@ -25,6 +25,7 @@ from peft_kernels.ops.point_sets.clouds import check_clouds
 from peft_kernels.tap import TapLayer
 
 _CLOUD, _GIVEN = "cloud", "given spectra"
+MOST_PATCHES = 1024  # of one graph: 0.2 s a cloud for its eigenvectors
 
 
 class Basis(NamedTuple):
@@ -46,10 +47,16 @@ def cloud_spectra(centers: Tensor, basis: Basis = Basis()) -> Spectra:  # noqa: 
     """The bases and orders of clouds with these centres ``[B, G, 3]``.
 
     Raises:
-        ValueError: centres of another shape or not finite, or a local size that does not divide their number.
+        ValueError: centres of another shape or not finite, a local size that does not divide their number, or a graph
+            of too many.
     """
     check_clouds(centers, "centers")
     batch, count, _ = centers.shape
+    if basis.whole and count > MOST_PATCHES:
+        raise ValueError(
+            f"the graph of all {count} patches of a cloud is too dear: up to {MOST_PATCHES} are taken apart. Take "
+            "PointGstConfig(branches='local'), whose graphs have local_size patches each"
+        )
     options: dict[str, Any] = {
         "laplacian": basis.laplacian,
         "degree_eps": basis.degree_eps,
