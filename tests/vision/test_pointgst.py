@@ -123,7 +123,7 @@ def test_a_pass_that_failed_leaves_no_spectra() -> None:
 def test_only_the_last_map_learns_at_first() -> None:
     model = adapted(start=True)
     model(clouds()).square().sum().backward()
-    own = {name: p.grad for name, p in model.named_parameters() if "pcsa_adapter" in name}
+    own = {name: p.grad for name, p in model.named_parameters() if "norm2.pcsa_adapter" in name}
     assert {name.split(".")[-2] for name, grad in own.items() if grad is not None and grad.any()} == {"up"}
 
 
