@@ -62,6 +62,7 @@ def main(run: Path, out: Path, *rate: str) -> None:
     schedule = build_schedule(optimizer, optim, steps, per_epoch)
     average = Averaged(controlnet.parameters(), recipe.model.ema_decay, False)
     order = TrainingOrder(len(data), optim.batch_size, 0, steps, seed, parts=1, process=0, processes=1)
+    losses: list[float] = []
     begun = time.process_time()
     for step, batch in enumerate(DataLoader(data, batch_sampler=order)):
         seed_generators(seed, step, 0)
@@ -73,9 +74,11 @@ def main(run: Path, out: Path, *rate: str) -> None:
         optimizer.step()
         optimizer.zero_grad()
         average.step(controlnet.parameters(), step + 1)
+        losses.append(loss.item())
         if step % 20 == 0:
-            print(f"step {step + 1} of {steps}: loss {loss.item():.4f}", flush=True)
+            print(f"step {step + 1} of {steps}: loss {losses[-1]:.4f}", flush=True)
     spent = SimpleNamespace(steps=steps, cpu_seconds=time.process_time() - begun, lr=optim.lr)
+    spent.loss = sum(losses[-per_epoch:]) / per_epoch  # of the last epoch, while training
     spent.trainable_parameters = sum(parameter.numel() for parameter in controlnet.parameters())
     with average.in_place_of(controlnet.parameters()):
         controlnet.save_pretrained(out / "controlnet")

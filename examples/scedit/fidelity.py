@@ -1,14 +1,14 @@
-"""How well samples keep to their condition images: no condition, SCEdit and ControlNet, with edges, colours and both.
+"""How well samples keep to their condition images: no condition, SCEdit and ControlNet.
 
-python examples/scedit/fidelity.py EDGES COLORS CONTROL_EDGES CONTROL_COLORS OUT [PICTURES]
+python examples/scedit/fidelity.py OUT RUN CONTROL [RUN CONTROL] [--pictures 48]
 
-The first two are finished runs of the recipes `edges` and `colors`, the next two what `controlnet.py` made of them.
-Conditions and captions are those of the pictures that judge the runs, picture n is drawn from seed n in every way. OUT
-gets `figures.json`, `figures.md` and `samples.png`, a row a way.
+A RUN is a finished run of the recipe `edges`, `colors` or `depth`, its CONTROL what `controlnet.py` made of it; two of
+them also steer together. Conditions and captions are those of the pictures that judge the first run, picture n is drawn
+from seed n in every way. OUT gets `figures.json`, `figures.md` and `samples.png`, a row a way.
 """
 
+import argparse
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -33,18 +33,29 @@ from peft_runs.read import read_recipe
 from peft_runs.report_samples import Samples, spread
 
 TOGETHER, SHOWN, STEPS, GUIDANCE = 16, 12, 25, 4.0
-BOTH = (1.0, 0.7)  # weights of edges and colours together
+BOTH = (1.0, 0.7)  # weights of the first and the second condition together
+THRESHOLD, PATCHES = 0.1, 4  # of the edges and the colours that are measured
 Drawing = Callable[[slice], list[Image.Image]]
 
 
-def main(edges: Path, colors: Path, control_edges: Path, control_colors: Path, out: Path, count: int = 48) -> None:
+def main() -> None:
     """Draw in every way, measure and write."""
-    recipe = read_recipe(load_recipe(edges / "recipe.yaml"), [], DIFFUSION.tasks())
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN CONTROL")
+    parser.add_argument("--pictures", type=int, default=48)
+    settings = parser.parse_args()
+    runs, controls, out = settings.runs[::2], settings.runs[1::2], settings.out
+    if len(runs) != len(controls) or len(runs) > len(BOTH):
+        parser.error(f"one or two RUN CONTROL are compared, found {len(settings.runs)} folders")
+    recipe = read_recipe(load_recipe(runs[0] / "recipe.yaml"), [], DIFFUSION.tasks())
     task = PipelineTuning(recipe.model, recipe.data, recipe.run.seed)
     task.build_model()
-    framed = [task.framed("test", []).framed((0, index)) for index in range(min(count, len(task.pictures("test"))))]
+    count = min(settings.pictures, len(task.pictures("test")))
+    framed = [task.framed("test", []).framed((0, index)) for index in range(count)]
     squares, prompts = [square for square, *_ in framed], [drawn.caption for *_, drawn, _ in framed]
-    made = [dp.Condition.load(run / "adapter") for run in (edges, colors)]
+    made = [dp.Condition.load(run / "adapter") for run in runs]
+    names = [str(condition.name) for condition in made]
     images = [torch.stack([condition.tensor(square) for square in squares]) for condition in made]
 
     def asked(part: slice) -> dict[str, Any]:
@@ -58,18 +69,14 @@ def main(edges: Path, colors: Path, control_edges: Path, control_colors: Path, o
     with without_noise():
         steered = kind.from_pipe(open_pipeline(recipe.model.pipeline))
     steered.set_progress_bar_config(disable=True)
-    for run, name in ((edges, "edges"), (colors, "colors")):
+    for run, name in zip(runs, names, strict=True):
         dp.load_adapter(steered, run / "adapter", name)
-    nets = [ControlNetModel.from_pretrained(folder / "controlnet") for folder in (control_edges, control_colors)]
+    nets = [ControlNetModel.from_pretrained(folder / "controlnet") for folder in controls]
 
     def scedit(*weights: float) -> Drawing:
         def draw(part: slice) -> list[Image.Image]:
-            dp.set_adapters(steered, ["edges", "colors"], list(weights))
-            given = {
-                name: some[part]
-                for name, some, weight in zip(("edges", "colors"), images, weights, strict=True)
-                if weight
-            }
+            dp.set_adapters(steered, names, list(weights))
+            given = {name: some[part] for name, some, weight in zip(names, images, weights, strict=True) if weight}
             return steered(prompts[part], image=given, **asked(part)).images
 
         return draw
@@ -88,16 +95,17 @@ def main(edges: Path, colors: Path, control_edges: Path, control_colors: Path, o
 
         return draw
 
-    for name, weights in (("edges", (1.0, 0.0)), ("colours", (0.0, 1.0)), ("both", BOTH)):
+    alone = [(name, [float(name == other) for other in names]) for name in names]
+    for name, weights in [*alone, *([("both", BOTH)] if len(names) > 1 else [])]:
         ways |= {f"SCEdit, {name}": scedit(*weights), f"ControlNet, {name}": controlnet(*weights)}
 
     wanted = torch.stack([(to_tensor(square) + 1) / 2 for square in squares])
-    lines = edge_lines(wanted, made[0].threshold)
+    lines = edge_lines(wanted, THRESHOLD)
 
     def measured(pictures: list[Image.Image]) -> dict[str, float]:
         found = torch.stack([(to_tensor(picture) + 1) / 2 for picture in pictures])
-        agreement = edge_agreement(edge_lines(found, made[0].threshold), lines)
-        distance = color_distance(found, wanted, made[1].patches)
+        agreement = edge_agreement(edge_lines(found, THRESHOLD), lines)
+        distance = color_distance(found, wanted, PATCHES)
         return {"edges_f1": agreement.mean().item(), "color_distance": distance.mean().item()}
 
     rows = [("picture", squares), *((c.name or "", [c(square) for square in squares]) for c in made)]
@@ -106,13 +114,14 @@ def main(edges: Path, colors: Path, control_edges: Path, control_colors: Path, o
         pictures = [p for begin in range(0, len(squares), TOGETHER) for p in draw(slice(begin, begin + TOGETHER))]
         rows.append((name, pictures))
         print(name, measured(pictures), flush=True)
-    trained = {"SCEdit": (edges, colors), "ControlNet": (control_edges, control_colors)}
+    trained = {"SCEdit": runs, "ControlNet": controls}
+    before = 1 + len(made)
     figures = {
         "pictures": len(squares),
-        "weights_of_both": BOTH,
-        "ways": {name: measured(pictures) for name, pictures in rows[3:]},
+        "weights_of_both": BOTH if len(names) > 1 else None,
+        "ways": {name: measured(pictures) for name, pictures in rows[before:]},
         "trained": {
-            name: [json.loads((run / "result.json").read_text()) for run in runs] for name, runs in trained.items()
+            name: [json.loads((run / "result.json").read_text()) for run in some] for name, some in trained.items()
         },
     }
     out.mkdir(parents=True, exist_ok=True)
@@ -135,5 +144,4 @@ def through_autoencoder(pipeline: Any, pictures: Tensor) -> list[Image.Image]:
 
 
 if __name__ == "__main__":
-    runs, more = [Path(word) for word in sys.argv[1:6]], [int(word) for word in sys.argv[6:]]
-    main(*runs, *more)  # type: ignore[arg-type]
+    main()

@@ -113,6 +113,12 @@ def test_a_new_tuner_is_the_base_model_and_its_second_layer_alone_has_a_gradient
         assert bool(parameter.grad.any()) == (".up." in name), name
 
 
+def test_the_hidden_width_is_cut_off_not_rounded() -> None:
+    assert dp.SceditConfig(down_ratio=0.7).hidden(0, 6) == 4
+    with pytest.raises(ValueError, match="leaves no hidden channel of the 6 of skip 0"):
+        dp.SceditConfig(down_ratio=0.1).hidden(0, 6)
+
+
 def test_random_start_changes_the_output() -> None:
     model = unet()
     dp.add_adapter(model, dp.SceditConfig(init_weights=False))
