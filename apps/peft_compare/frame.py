@@ -70,7 +70,9 @@ class Frame:
 
 def build(settings: Settings, runs: Runs, queue: Queue, pages: Sequence[ModuleType]) -> Frame:
     """All pages in their frame (`frame.blocks`)."""
-    with gr.Blocks(title=f"{look.NAME}: compare adapters", fill_width=True, analytics_enabled=False) as blocks:
+    with gr.Blocks(
+        title=f"{look.NAME}: compare adapters", fill_width=True, analytics_enabled=False, delete_cache=(600, 3600)
+    ) as blocks:
         gr.HTML(
             f'<header class="masthead"><h1>{look.NAME}</h1><p>Which adapter for this task, and what does it do to the '
             'model?</p><button type="button" class="plain-button" data-do="look">Light / dark</button></header>'

@@ -35,8 +35,8 @@ def choose(page: Page, methods: tuple[str, ...], epochs: int) -> None:
     """Fill the form in."""
     for box in page.locator("#methods input[type=checkbox]").all():
         box.set_checked(box.get_attribute("name") in methods)
-    page.get_by_label("Epochs").fill(str(epochs))
-    page.get_by_label("Epochs").blur()
+    page.get_by_role("spinbutton", name="Epochs").fill(str(epochs))
+    page.get_by_role("spinbutton", name="Epochs").blur()
 
 
 def start(page: Page, methods: tuple[str, ...] = ("linear_probe", "lora"), epochs: int = 3) -> str:
@@ -185,7 +185,7 @@ def test_a_drawn_digit_is_seen_by_every_model(visitor: Visitor) -> None:
     page.mouse.down()
     page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] - 30, steps=8)
     page.mouse.up()
-    expect(page.locator(".guess h3").first).to_be_visible()
+    expect(page.locator(".guess h3").first).to_be_visible(timeout=3 * PATIENCE)
     rows = page.locator("#compared table.results tbody tr").count()
     expect(page.locator(".guess h3")).to_have_count(rows)
     expect(page.locator(".guess ol").first.locator("li")).to_have_count(5)

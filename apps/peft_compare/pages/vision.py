@@ -132,7 +132,7 @@ def build(frame: Frame) -> None:
         stamps += [str(path) for path in sorted(run.out.glob("*/seed-*/*.json"))]
         return "/".join([run.id, run.state, str(frame.queue.position(run)), str(hash(tuple(stamps)))])
 
-    def begin(*values: Any, request: gr.Request) -> tuple[Any, ...]:
+    def begin(request: gr.Request, *values: Any) -> tuple[Any, ...]:
         """Put what was chosen at the end of the queue."""
         try:
             choice = form.read(frame, list(values))

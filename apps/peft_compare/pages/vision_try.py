@@ -43,8 +43,6 @@ def build_upload(frame: Frame, data: gr.Radio, mine: str) -> Upload:
             yield "", notice("error", "Not accepted.", f"{refusal}.")
         else:
             yield found.id, accepted(found)
-        finally:
-            Path(sent).unlink(missing_ok=True)
 
     quietly = {**HIDDEN, "queue": True}
     data.change(lambda chosen: gr.Column(visible=chosen == mine), data, column, **HIDDEN)
