@@ -11,6 +11,8 @@ from torch import Tensor
 from peft_kernels.ops.fdconv import (
     band_masks,
     band_modulation,
+    bands,
+    exported,
     frequency_groups,
     reference,
     sample_kernels,
@@ -104,6 +106,24 @@ def test_kernels_agree_with_the_formula(out: int, channels: int, k: int, parts: 
     torch.testing.assert_close(values[1], values[0])
     for name, found, wanted in zip(tensors, gradients[1], gradients[0], strict=True):
         torch.testing.assert_close(found, wanted, msg=lambda m, name=name: f"{name}: {m}")
+
+
+@pytest.mark.parametrize(("out", "channels", "k"), [(4, 6, 3), (5, 7, 3), (3, 5, 1), (6, 4, 1)])
+def test_exported_kernels_are_the_same(out: int, channels: int, k: int) -> None:
+    tensors = kernel_inputs(out, channels, k, "plain", 2)
+    groups = frequency_groups(out * k, channels * k, 3)
+    expected = sample_kernels(groups=groups, size=(channels, k, k), **tensors)
+    torch.testing.assert_close(exported.plain_kernels(groups=groups, size=(channels, k, k), **tensors), expected)
+
+
+@pytest.mark.parametrize("kind", ["grid64", "exact"])
+@pytest.mark.parametrize("more", [0, 1])
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (7, 8), (13, 5), (32, 32)])
+def test_exported_bands_are_the_same(height: int, width: int, more: int, kind: str) -> None:
+    x = torch.randn(2, 6, height, width, dtype=torch.float64)
+    maps = torch.rand(2, 3 + more, 2, height, width, dtype=torch.float64)
+    passes = bands.low_passes((2, 4, 8), height, width, kind)
+    torch.testing.assert_close(exported.band_modulation(x, maps, *passes), band_modulation(x, maps, (2, 4, 8), kind))
 
 
 @pytest.mark.parametrize("k", [1, 3])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,13 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from timm.models import get_notrace_functions, get_notrace_modules
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
 import vision_peft  # noqa: F401 (registers the models)
+from vision_peft import FdconvConfig
 from vision_peft.methods.fdconv.module import FdConv2d, FdLinear
 
 # Each with what makes it small, the picture's size and the plain model.
@@ -148,7 +153,68 @@ def test_state_of_another_size_is_refused() -> None:
 
 def test_exported_program_gives_the_models_outputs() -> None:
     model, x = small("fdconv_resnet18", fdconv={"kernel_num": 4, "init_weights": False}), pictures()
-    torch.testing.assert_close(torch.export.export(model, (x,)).module()(x), model(x))
+    program = torch.export.export(model, (x,))
+    torch.testing.assert_close(program.module()(x), model(x))
+    assert not [node for node in program.graph.nodes if "peft_kernels" in str(node.target)]  # what other programs lack
+
+
+def test_onnx_gives_the_models_outputs(tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript", reason="needs onnxscript, which torch.onnx.export stands on")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    model, x = small("fdconv_resnet18", fdconv={"kernel_num": 4, "init_weights": False}), pictures()
+    program: Any = torch.onnx.export(model, (x,), dynamo=True, verbose=False)
+    program.save(tmp_path / "model.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    (found,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    torch.testing.assert_close(torch.from_numpy(found), model(x).detach())
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_traced_symbolically_the_model_is_the_same(name: str) -> None:
+    model, x = small(name, fdconv={"kernel_num": 4, "init_weights": False}), pictures()
+    leaves: dict[str, Any] = {
+        "leaf_modules": get_notrace_modules(),
+        "autowrap_functions": get_notrace_functions(),
+        "param_shapes_constant": True,
+    }
+    *_, last = get_graph_node_names(model, tracer_kwargs=leaves)[1]
+    traced = create_feature_extractor(model.train(), {last: "y"}, tracer_kwargs=leaves).eval()
+    assert torch.equal(traced(x)["y"], model.eval()(x))
+    traced.train()(x)["y"].square().sum().backward()
+    assert not [key for key, parameter in traced.named_parameters() if parameter.grad is None]
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_without_pooling_there_is_a_map(name: str) -> None:
+    model = small(name, num_classes=0, global_pool="")
+    assert model.num_classes == 0
+    assert model.head_hidden_size == model.num_features
+    assert model(pictures()).shape == model.forward_features(pictures()).shape
+    assert small(name, in_chans=1)(pictures()[:, :1]).shape == (2, CLASSES)
+
+
+@pytest.mark.parametrize("name", ["fdconv_resnet50", "fdconv_swin_tiny"])
+def test_shapes_are_known_without_memory(name: str) -> None:
+    with torch.device("meta"):
+        model: Any = timm.create_model(name)
+        assert model(torch.zeros(1, 3, 224, 224)).shape == (1, 1000)
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_statistics_move_once_under_checkpointing(reentrant: bool) -> None:
+    layer = FdConv2d(torch.nn.Conv2d(18, 20, 3), FdconvConfig(kernel_num=4, ksm_norm="batch"))
+    x = torch.randn(3, 18, 8, 8, generator=torch.Generator().manual_seed(3)).requires_grad_()
+    again = copy.deepcopy(layer)
+    y = layer(x)
+    found = checkpoint(again, x, use_reentrant=reentrant)
+    assert isinstance(found, Tensor)
+    for each in (y, found):
+        each.square().sum().backward()
+    for (key, one), other in zip(layer.named_buffers(), again.buffers(), strict=True):
+        assert torch.equal(one, other), key
+    for one, other in zip(layer.parameters(), again.parameters(), strict=True):
+        assert one.grad is other.grad is None or torch.equal(one.grad, other.grad)  # type: ignore[arg-type]
+    assert layer.dynamic.ksm_global.norm.running_mean.abs().max() > 0  # type: ignore[union-attr]
 
 
 def test_no_samples_give_no_outputs() -> None:

@@ -152,3 +152,22 @@ def test_compiled_and_exported_are_the_same():
     assert torch.allclose(compiled(x), expected, atol=1e-5)
     program = torch.export.export(model, (x,))
     assert torch.allclose(program.module()(x), expected, atol=1e-5)
+    assert not [node for node in program.graph.nodes if "peft_kernels" in str(node.target)]  # what other programs lack
+
+
+@pytest.mark.parametrize("output", ["separate", "dense"])
+def test_onnx_is_the_same(output, tmp_path):
+    pytest.importorskip("onnxscript", reason="needs onnxscript, which torch.onnx.export stands on")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    model, x = opened(tiny(output=output)), pictures()
+    program: Any = torch.onnx.export(model, (x,), dynamo=True, verbose=False)
+    program.save(tmp_path / "model.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    found = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    for one, other in zip(found, model(x) if output == "dense" else [model(x)], strict=True):
+        assert torch.allclose(torch.from_numpy(one), other, atol=1e-4)
+
+
+def test_a_setting_that_timm_does_not_know_is_a_type_error():
+    with pytest.raises(TypeError, match=r"no setting 'img_sizes' .did you mean"):
+        timm.create_model("piip_vit_tsb", img_sizes=368, device="meta")

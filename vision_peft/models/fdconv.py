@@ -4,9 +4,8 @@
 start is the pretrained function. ``fdconv={"kernel_num": 16, "mode": "frozen_base"}`` sets what `FdconvConfig` has;
 the weights are trained in the Fourier domain (``mode="spectral"``) by default. States of the authors' layers load, too.
 
-`torch.export` takes the models; ONNX does not: kernels and bands are operators of this project
-(`peft_kernels::sample_kernels`, `peft_kernels::band_modulation`) that no operator set has, and no fixed kernel could
-stand for, as every sample has its own.
+`torch.export` and ``torch.onnx.export(dynamo=True)`` take the models: kernels and bands become products and one inverse
+transform. So does ``torch.fx``, the layers being leaves; TorchScript does not.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -33,6 +34,12 @@ class FrozenSpectrum:
         return self.kept[1]
 
 
+def _as_it_is(device: torch.device) -> AbstractContextManager[Any]:
+    """Without autocast, which devices like `meta` do not have."""
+    known = torch.amp.is_autocast_available(device.type)
+    return torch.autocast(device.type, enabled=False) if known else nullcontext()
+
+
 def rebuilt(
     dynamic: FrequencyDynamic, base: nn.Module, x: Tensor, spectrum: Tensor | None, bias: Tensor | None
 ) -> Tensor:
@@ -56,7 +63,7 @@ def rebuilt(
         return rebuilt(dynamic, base, x[None], spectrum, bias)[0]
     out, channels, k1, k2 = dynamic.shape
     whole = out * channels * k1 * k2 < (channels + out) * x.shape[-2] * x.shape[-1]
-    with torch.autocast(x.device.type, enabled=False):
+    with _as_it_is(x.device):
         kernels, before, after = dynamic.kernels(means(x, 1), spectrum, whole)
     if dynamic.fbm is not None:
         x = dynamic.fbm(x)
@@ -89,7 +96,7 @@ def _linear(dynamic: FrequencyDynamic, x: Tensor, spectrum: Tensor | None, bias:
     tokens = x.flatten(1, -2) if x.ndim > 2 else x[:, None]
     out, channels = dynamic.shape[:2]
     whole = out * channels < (channels + out) * tokens.shape[1]
-    with torch.autocast(x.device.type, enabled=False):
+    with _as_it_is(x.device):
         kernels, before, after = dynamic.kernels(means(tokens, -1), spectrum, whole)
     if before is not None:
         tokens = tokens * before[:, None].to(tokens.dtype)

@@ -86,11 +86,19 @@ class HiddenNorm(nn.Module):
                 "a batch norm over pooled features needs at least 2 samples in training; found 1: take "
                 "`ksm_norm='frozen'` (what the published detectors do) or 'layer'"
             )
+        again = moving and _computed_again()  # the first pass has moved the statistics
+        if again:
+            mean, var = (None if t is None else t.clone() for t in (mean, var))
         y = F.batch_norm(x, mean, var, weight, bias, training=moving)
-        if moving and mean is not self.running_mean:  # moved in another dtype
+        if moving and not again and mean is not self.running_mean:  # moved in another dtype
             self.running_mean.copy_(mean)  # type: ignore[union-attr]
             self.running_var.copy_(var)  # type: ignore[union-attr]
         return y
+
+
+def _computed_again() -> bool:
+    """Whether this is a part that gradient checkpointing computes again: one inside of a backward pass."""
+    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
 
 
 class StarReLU(nn.Module):

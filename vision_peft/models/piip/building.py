@@ -29,6 +29,10 @@ _SPEC = {field.name for field in dataclasses.fields(InteractionSpec)}
 _PIIP = set(inspect.signature(Piip).parameters) - {"branches", "sizes", "names", "spec"}
 
 
+class UnknownSettingError(TypeError, ValueError):
+    """A keyword that is no setting: a `TypeError` as timm's models raise it, a `ValueError` as other bad settings."""
+
+
 def build(
     branches: Sequence[BranchSpec],
     num_classes: int = 1000,
@@ -108,7 +112,7 @@ def _check_settings(settings: Mapping[str, Any]) -> None:
     known = _SPEC | _PIIP
     for name in settings:
         if name not in known:
-            raise ValueError(f"a pyramid has no setting {name!r}{nearest(name, known)}")
+            raise UnknownSettingError(f"a pyramid has no setting {name!r}{nearest(name, known)}")
 
 
 def scaled_sizes(sizes: Sequence[Any], img_size: int | Size | None, multiple: int = 16) -> list[Any]:

@@ -1,4 +1,8 @@
-"""The published pyramids as timm models, and `pyramid`, which makes one's own."""
+"""The published pyramids as timm models, and `pyramid`, which makes one's own.
+
+`torch.export` and ``torch.onnx.export(dynamo=True)`` take pyramids, their samples as ``grid_sample``; ``torch.fx`` and
+TorchScript do not, since sizes are looked at and branches are run through views of them.
+"""
 
 from __future__ import annotations
 

@@ -21,11 +21,12 @@ from jaxtyping import Complex, Float
 from torch import Tensor
 
 from ..spectra import at_least_float32
+from . import exported
 
 MASKS = ("grid64", "exact")
 
 
-def _low_passes(cuts: tuple[float, ...], height: int, width: int, kind: str) -> tuple[np.ndarray, np.ndarray]:
+def low_passes(cuts: tuple[float, ...], height: int, width: int, kind: str) -> tuple[np.ndarray, np.ndarray]:
     """Which rows and columns of the half spectrum each low pass keeps, ``[bands, H]`` and ``[bands, Q]``.
 
     In numpy, so that it has values where tensors have none: while a graph is traced.
@@ -49,7 +50,7 @@ def _nearest(size: int, grid: int) -> np.ndarray:
 
 def _extents(cuts: tuple[float, ...], height: int, width: int, kind: str) -> list[tuple[int, int]]:
     """How many rows and columns each low pass keeps."""
-    rows, columns = _low_passes(cuts, height, width, kind)
+    rows, columns = low_passes(cuts, height, width, kind)
     return [(int(row.sum()), int(column.sum())) for row, column in zip(rows, columns, strict=True)]
 
 
@@ -68,7 +69,7 @@ def band_masks(cuts: tuple[float, ...], height: int, width: int, kind: str = "gr
     Raises:
         ValueError: an unknown kind.
     """
-    rows, columns = (torch.from_numpy(kept).float() for kept in _low_passes(cuts, height, width, kind))
+    rows, columns = (torch.from_numpy(kept).float() for kept in low_passes(cuts, height, width, kind))
     masks = rows[:, :, None] * columns[:, None]
     even = (rows + rows.flip(1).roll(1, 1)) / 2
     for column in (0, width // 2) if width % 2 == 0 else (0,):
@@ -99,7 +100,7 @@ def _bases(
     cuts: tuple[float, ...], height: int, width: int, kind: str, dtype: torch.dtype, device: torch.device
 ) -> _Bases:
     extents = _extents(cuts, height, width, kind)
-    rows = torch.from_numpy(_low_passes(cuts, height, width, kind)[0])
+    rows = torch.from_numpy(low_passes(cuts, height, width, kind)[0])
     kept = rows.sum(0).argsort(descending=True, stable=True)[: extents[0][0]]
     down = _waves(kept, torch.arange(height, device="cpu"), height)
     count = extents[0][1]
@@ -137,6 +138,9 @@ def band_modulation(
         kind: see `band_masks`.
     """
     x = at_least_float32(x)
+    if torch.compiler.is_exporting():
+        rows, columns = low_passes(cuts, x.shape[-2], x.shape[-1], kind)
+        return exported.band_modulation(x, maps.to(x.dtype), rows, columns)
     return _bands(x, maps.to(x.dtype), list(cuts), kind)[0]
 
 

@@ -18,7 +18,7 @@ from jaxtyping import Float, Int16
 from torch import Tensor
 from torch.nn import functional as F
 
-from . import reference
+from . import exported, reference
 from .spectrum import folded, hermitian_
 
 BLOCK_ENTRIES = 2**20  # of kernels that are made at once on the CPU
@@ -50,6 +50,9 @@ def sample_kernels(
         local: w, of odd width κ.
         multiplier: m.
     """
+    if torch.compiler.is_exporting():
+        kernels = exported.plain_kernels(spectrum, gains, groups, size)
+        return reference.scaled(kernels, filters, taps, columns, pooled, local, multiplier)
     return _kernels(spectrum, gains, groups, filters, taps, columns, pooled, local, list(size), multiplier)
 
 

@@ -45,9 +45,22 @@ def sample_kernels(
     """See `fdconv.sample_kernels`."""
     channels, k1, k2 = size
     kernels = folded(inverse(modulated_spectrum(spectrum, gains, groups), channels * k2), k1, k2)
+    return scaled(kernels, filters, taps, columns, pooled, local, multiplier)
+
+
+def scaled(
+    kernels: Float[Tensor, "B Co Ci k1 k2"],
+    filters: Float[Tensor, "B Co"] | None,
+    taps: Float[Tensor, "B k1 k2"] | None,
+    columns: Float[Tensor, "B Ci"] | None,
+    pooled: Float[Tensor, "B Ci"] | None,
+    local: Float[Tensor, "O kappa"] | None,
+    multiplier: float,
+) -> Float[Tensor, "B Co Ci k1 k2"]:
+    """The kernels times all factors that there are."""
     if pooled is not None and local is not None:
         factors = local_factors(pooled, local, multiplier)
-        kernels = kernels * factors.unflatten(1, (-1, k1, k2)).movedim(-1, 2)
+        kernels = kernels * factors.unflatten(1, (-1, *kernels.shape[-2:])).movedim(-1, 2)
     if filters is not None:
         kernels = kernels * filters[:, :, None, None, None]
     if taps is not None:
