@@ -38,7 +38,7 @@ from vision_peft.methods import (
     spt_config,
     view_cloud,
 )
-from vision_peft.models import load_point_checkpoint, point_to_pixel, pyramid
+from vision_peft.models import load_point_checkpoint, point_to_pixel, pyramid, torchvision_backbone
 
 __all__ = [
     "AdapterError",
@@ -74,5 +74,6 @@ __all__ = [
     "pyramid",
     "sensitivity",
     "spt_config",
+    "torchvision_backbone",
     "view_cloud",
 ]

@@ -20,6 +20,7 @@ from vision_peft.models.point_transformer import (
     point_mini,
     point_recon,
 )
+from vision_peft.models.torchvision_backbone import TorchvisionBackbone, torchvision_backbone
 from vision_peft.models.vit_mini import vit_mini
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "PointParts",
     "PointToPixel",
     "PointTransformer",
+    "TorchvisionBackbone",
     "fdconv_convnext_tiny",
     "fdconv_resnet18",
     "fdconv_resnet50",
@@ -46,5 +48,6 @@ __all__ = [
     "point_recon",
     "point_to_pixel",
     "pyramid",
+    "torchvision_backbone",
     "vit_mini",
 ]
