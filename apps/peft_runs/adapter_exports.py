@@ -1,8 +1,9 @@
 """Everything that an adapter can be written as, tried: a file or folder for each format, or the reason why not."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from safetensors.torch import load_file
 
@@ -37,7 +38,9 @@ class Export:
     merged: Merged | MergedPipeline | None = None
 
 
-def export_all(adapter: Path, out: Path, kind: str, base: str) -> Iterator[Export]:
+def export_all(
+    adapter: Path, out: Path, kind: str, base: str, refused: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[Export]:
     """Write an adapter in each format that is exact, one after the other.
 
     Args:
@@ -45,6 +48,7 @@ def export_all(adapter: Path, out: Path, kind: str, base: str) -> Iterator[Expor
         out: an empty folder.
         kind: of the base, `TIMM` or `PIPELINE`.
         base: the base model's name.
+        refused: formats that are not tried, with the reason.
     """
     if kind == PIPELINE:
         from peft_runs.exporting_denoiser import FORMATS, export_denoiser  # late: diffusers takes long to import
@@ -53,6 +57,9 @@ def export_all(adapter: Path, out: Path, kind: str, base: str) -> Iterator[Expor
     else:
         formats, write, folders = exporting.FORMATS, export_adapter, ("peft",)
     for to, about in formats.items():
+        if to in refused:
+            yield Export(to, about, reason=refused[to])
+            continue
         path = out / (to if to in folders else f"{to}.safetensors")
         try:
             yield Export(to, about, path, merged=write(adapter, to, path, base))

@@ -11,10 +11,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from peft_runs.adapter_words import facts, fit_lines
 from peft_runs.errors import UsageError
 from peft_runs.families import Family
-
-_SHOWN = 5  # names of a list that a line shows
 
 
 def run(family: Family, words: list[str]) -> None:
@@ -78,33 +77,10 @@ def _overview(report: dict[str, Any]) -> Table:
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="bold")
     table.add_column(overflow="fold")
-
-    def row(name: str, value: object) -> None:
-        if value not in (None, "", [], {}):
-            table.add_row(name, escape(str(value)))
-
-    row("file", report["file"])
-    row("method", report["method"])
-    row("keys named as in", report["naming"])
-    row("base model", report["base_model"])
-    row("size", f"{report['parameters']:,} parameters, {report['bytes']:,} bytes, {_counted(report['dtypes'])}")
-    row("ranks", ", ".join(f"{rank} in {count} layers" for rank, count in report["ranks"].items()))
-    row("alpha", ", ".join(f"{alpha:g}" for alpha in report["alphas"]))
-    row("settings", ", ".join(f"{key}={_short(value)}" for key, value in report["settings"].items()))
-    row("targets", report["targets"])
-    row("trained in full", _some(report["trained_in_full"]))
-    for key, value in report["metadata"].items():
-        if key != "format":
-            row(f"header: {key}", value if len(value) <= 200 else f"{value[:200]} ... ({len(value):,} characters)")
-    fit = report["fit"]
-    if fit:
-        row(f"against {fit['model']}", f"{fit['matched']} match, {fit['share']:.0%} of all")
-        for name in ("misfits", "missing", "unexpected", "text"):
-            row(f"  {name}", f"{len(fit[name])}: {_some(fit[name])}" if fit[name] else None)
-    for program, answer in report["readers"].items():
-        row(f"read by {program}", answer)
-    for problem in report["problems"]:
-        row("problem", problem)
+    readers = ((f"read by {program}", answer) for program, answer in report["readers"].items())
+    problems = (("problem", problem) for problem in report["problems"])
+    for name, value in (*facts(report), *fit_lines(report["fit"]), *readers, *problems):
+        table.add_row(name, escape(value))
     return table
 
 
@@ -127,21 +103,3 @@ def _layers(layers: list[dict[str, Any]]) -> Table:
 
 def _number(value: float | None) -> str:
     return "" if value is None or not math.isfinite(value) else f"{value:.4g}"
-
-
-def _short(value: Any) -> str:
-    """A setting in words; of a long table (SaRA's plan and fingerprints) its first entry."""
-    if not isinstance(value, dict):
-        return repr(value)
-    few = len(value) <= _SHOWN
-    shown = [f"{key!r}: {_short(part)}" for key, part in list(value.items())[: _SHOWN if few else 1]]
-    return "{" + ", ".join(shown if few else [*shown, f"... {len(value):,} in all"]) + "}"
-
-
-def _counted(counts: dict[str, int]) -> str:
-    return ", ".join(f"{count} tensors of {name}" for name, count in counts.items())
-
-
-def _some(names: list[str]) -> str:
-    rest = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + rest
