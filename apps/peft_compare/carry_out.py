@@ -9,6 +9,7 @@ import os
 import sys
 from pathlib import Path
 
+from peft_compare.looks import LOOKS, look
 from peft_runs.commands import main as command
 from peft_runs.compare_child import follow_parent
 from peft_runs.families import DIFFUSION, VISION
@@ -22,6 +23,8 @@ def main(path: Path) -> int:
     if run is None:
         print(f"there is no run in {path}", file=sys.stderr)
         return 2
+    if run.request.words[:1] in LOOKS:
+        return look(run)
     family = next(family for family in (VISION, DIFFUSION) if family.program == run.request.program)
     resume = (run.out / "plan.json").exists()
     words = ["compare", "--resume"] if resume else list(run.request.words)

@@ -39,6 +39,7 @@ class Frame:
         clock: ticks while something goes on.
         listed: the list of runs; pages that start a run write it anew with `frame.list_of`.
         blocks: for what happens when the page is loaded.
+        tab: that of the page that is being built, for what happens when somebody turns to it.
         closing: what a page wants done when the server ends.
     """
 
@@ -49,6 +50,7 @@ class Frame:
     clock: gr.Timer
     listed: gr.HTML
     blocks: gr.Blocks
+    tab: gr.Tab | None = None
     closing: list[Callable[[], None]] = field(default_factory=list)
 
     def find(self, run_id: str) -> Run | None:
@@ -88,6 +90,7 @@ def build(settings: Settings, runs: Runs, queue: Queue, pages: Sequence[ModuleTy
                     frame = Frame(settings, runs, queue, opened, clock, listed, blocks)
                     for page in pages:
                         with gr.Tab(page.TITLE, id=page.NAME) as tab:
+                            frame.tab = tab
                             page.build(frame)
                         tab.select(None, js=f"() => peftAddress({{ tab: '{page.NAME}' }})", **HIDDEN)
         names = [page.NAME for page in pages]

@@ -8,9 +8,11 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from peft_compare.looks import LOOKS
 from peft_compare.processes import kill_tree, start
 from peft_compare.refusals import RefusedError
 from peft_compare.runs import ENDED, Run, Runs
@@ -18,7 +20,13 @@ from peft_compare.settings import Limits
 
 LOOK_EVERY = 0.25  # seconds between two looks at the disk
 SWEEP_EVERY = 60.0
+SHORT_JOBS = 1  # looks at a time
 PATIENCE = 1.8  # seconds a worker has to end a run that is cancelled
+
+
+def is_short(run: Run) -> bool:
+    """Whether a run only looks at something, for which nobody should wait behind a training."""
+    return run.request.words[:1] in LOOKS
 
 
 class Queue:
@@ -62,8 +70,8 @@ class Queue:
             self.thread.join()
         self.lock.release()
 
-    def add(self, page: str, name: str, program: str, words: list[str], owner: str) -> Run:
-        """Put a run at the end of the queue.
+    def add(self, page: str, name: str, program: str, words: list[str], owner: str, given: Sequence[Path] = ()) -> Run:
+        """Put a run at the end of the queue, with the files it was given.
 
         Raises:
             RefusedError: the queue is full.
@@ -72,7 +80,7 @@ class Queue:
             waiting = len(self.waiting())
             if waiting >= self.limits.waiting:
                 raise RefusedError(f"{waiting} runs are waiting, which is as many as may: try again when one has begun")
-            run = self.runs.create(page, name, program, words, owner)
+            run = self.runs.create(page, name, program, words, owner, given)
             self.open[run.id] = run
         return run
 
@@ -82,8 +90,8 @@ class Queue:
             return [run for run in self.open.values() if run.id not in self.workers and run.state == "queued"]
 
     def position(self, run: Run) -> int | None:
-        """How many runs have to begin before this one has, itself included."""
-        ids = [other.id for other in self.waiting()]
+        """How many runs of its kind have to begin before this one has, itself included."""
+        ids = [other.id for other in self.waiting() if is_short(other) == is_short(run)]
         return ids.index(run.id) + 1 if run.id in ids else None
 
     def cancel(self, run: Run) -> None:
@@ -126,10 +134,18 @@ class Queue:
                 if state in ENDED:
                     del self.open[run.id]
                     self.workers.pop(run.id, None)
-            going = len(self.open) - len(self.waiting())
-            for run in self.waiting()[: max(0, self.jobs - going)]:
+            for run in self._next():
                 words = [sys.executable, "-P", "-m", "peft_compare.worker", str(run.path), *self.command]
                 self.workers[run.id] = start(words, run.log)
+
+    def _next(self) -> list[Run]:
+        """Those that may begin: comparisons, and beside them one short look at what a visitor gave."""
+        waiting, found = self.waiting(), []
+        for short, most in ((False, self.jobs), (True, SHORT_JOBS)):
+            own = [run for run in waiting if is_short(run) == short]
+            going = sum(is_short(run) == short for run in self.open.values()) - len(own)
+            found += own[: max(0, most - going)]
+        return found
 
     def _work(self) -> None:
         swept = time.monotonic()

@@ -4,6 +4,7 @@ request.json   what to do: the command line that does it, who asked, when; writt
 process.json   the process that does it: its id and when it was born; written once, by that process
 end.json       how it ended; written once, by the process or by who found it dead
 log.txt        what the process said
+given/         files that a visitor gave; nobody gets them back
 out/           the folder of the comparison, as the command leaves it
 
 A run without process.json waits; one with process.json and without end.json runs, or its process is gone: broken.
@@ -15,7 +16,7 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -28,6 +29,7 @@ State = Literal["queued", "running", "done", "failed", "cancelled", "broken"]
 ENDED: tuple[State, ...] = ("done", "failed", "cancelled", "broken")
 _ID = re.compile(r"[0-9a-f]{32}")
 _DELETED = ".deleted"
+GIVEN = "given"
 KEPT_DELETED = 600.0  # seconds in which a deletion can be undone
 
 
@@ -138,12 +140,18 @@ class Runs:
         self.folder = folder
         (folder / _DELETED).mkdir(parents=True, exist_ok=True)
 
-    def create(self, page: str, name: str, program: str, words: list[str], owner: str) -> Run:
-        """A new run that waits."""
+    def create(
+        self, page: str, name: str, program: str, words: list[str], owner: str, given: Sequence[Path] = ()
+    ) -> Run:
+        """A new run that waits, with copies of the files it was given."""
         request = Request(page, name, program, tuple(words), owner, time.time())
         path = self.folder / secrets.token_hex(16)
         aside = path.with_name(f".new-{path.name}")
         aside.mkdir()
+        if given:
+            (aside / GIVEN).mkdir()
+        for file in given:
+            shutil.copyfile(file, aside / GIVEN / file.name)
         write_json(aside / "request.json", asdict(request))
         aside.rename(path)
         return Run(path, request)

@@ -10,6 +10,7 @@ from typing import Any
 
 from PIL import Image
 
+from peft_compare.viewing import has_clouds, view_test_clouds
 from peft_runs.adapter_report import inspect_adapter
 from peft_runs.durable import write_json
 from peft_runs.families import Family
@@ -36,6 +37,8 @@ def write_shown(out: Path, family: Family) -> None:
         labels = [int(label) for label in task.test_pictures.labels]
         shown |= {"classes": list(map(str, task.classes)), "labels": labels}
         shown |= write_tiles(task.test_pictures, min(MOST, len(labels)), out / TILES)
+    if has_clouds(task):
+        view_test_clouds(out)
     write_json(out / SHOWN, shown)
 
 

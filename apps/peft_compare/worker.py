@@ -14,6 +14,7 @@ import sys
 import threading
 from pathlib import Path
 
+from peft_compare.looks import SECONDS
 from peft_compare.processes import kill_tree
 from peft_compare.runs import Run, Runs
 
@@ -56,6 +57,8 @@ def stop(child: "subprocess.Popen[bytes]") -> None:
 
 def reason(run: Run, code: int) -> str:
     """Why the command ended: what it said last, or the signal that ended it."""
+    if code == -signal.SIGALRM:
+        return f"it took longer than {SECONDS} seconds"
     if code < 0:
         name = signal.Signals(-code).name
         return f"the process was ended by {name}" + (

@@ -1,5 +1,5 @@
 """The pages, in the order of their tabs."""
 
-from peft_compare.pages import vision
+from peft_compare.pages import adapters, points, vision
 
-PAGES = (vision,)
+PAGES = (vision, points, adapters)

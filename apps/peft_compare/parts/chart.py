@@ -17,7 +17,7 @@ MARK = 10.0
 
 @dataclass(frozen=True)
 class Series:
-    """One method's points; `deviations` are those of y, over seeds."""
+    """One method's points, or nobody's in particular; `deviations` are those of y, over seeds."""
 
     method: str
     x: Sequence[float]
@@ -143,7 +143,7 @@ def _series(one: Series, x: Axis, y: Axis, place: Callable, lines: bool, named: 
     points = [(px, py) for px, py in zip(one.x, one.y, strict=True) if _drawable(px, py, x, y)]
     if not points:
         return ""
-    colour = f"var(--method-{shade(one.method)})"
+    colour = f"var(--method-{shade(one.method)})" if one.method else "var(--ink)"
     places = [place(*point) for point in points]
     parts = []
     if lines and len(places) > 1:
@@ -153,7 +153,7 @@ def _series(one: Series, x: Axis, y: Axis, place: Callable, lines: bool, named: 
         if deviation and _drawable(px, py - deviation, x, y):
             (a, low), (_, high) = place(px, py - deviation), place(px, py + deviation)
             parts.append(f'<line x1="{a:.1f}" x2="{a:.1f}" y1="{low:.1f}" y2="{high:.1f}" stroke="{colour}"/>')
-    outline = marker_outline(one.method, MARK)
+    outline = marker_outline(one.method, MARK) if one.method else ""
     shown = places if not lines or len(places) <= 24 else places[-1:]
     for a, b in shown:
         parts.append(
@@ -171,7 +171,7 @@ def _series(one: Series, x: Axis, y: Axis, place: Callable, lines: bool, named: 
 
 
 def _legend(series: Sequence[Series]) -> str:
-    entries = "".join(f"<li>{glyph(one.method)}{escape(one.method)}</li>" for one in series)
+    entries = "".join(f"<li>{glyph(one.method)}{escape(one.method)}</li>" for one in series if one.method)
     return f'<ul class="key">{entries}</ul>'
 
 
