@@ -6,26 +6,19 @@ The head is left out, since every method trains it. Models are built on the meta
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
-import timm
-import torch
-from torch import nn
-
-import vision_peft  # noqa: F401 (registers its models and methods)
 from peft_compare.refusals import RefusedError
 from peft_kernels.budget import match_budget
-from peft_kernels.config import nearest
-from peft_kernels.registry import Method, methods
-from peft_runs.attach import attach, trainable
-from peft_runs.base_models import classifiers
+from peft_kernels.registry import methods
+from peft_runs.benchmark_budget import HIGHEST, trained_without_head
+from peft_runs.compare_plan import make_plan, read_recipes
 from peft_runs.errors import UsageError
-from peft_runs.recipe import MethodSpec
+from peft_runs.families import Family
 
 # The fields that say how large an adapter is, the first that a method has; the last two count parameters themselves.
 SIZES = ("r", "num_tokens", "budget", "num_trainable")
 EXACT = ("budget", "num_trainable")
-LARGEST = 64
 
 
 @dataclass(frozen=True)
@@ -45,48 +38,49 @@ def size_field(method: str) -> str | None:
     return next((name for name in SIZES if name in known), None)
 
 
-def solve(model: str, classes: int, names: Sequence[str], budget: int) -> list[Share]:
-    """The shares of all methods.
+def solve(family: Family, recipe: str, words: Sequence[str], names: Sequence[str], budget: int) -> list[Share]:
+    """The shares of all methods in a comparison with these words.
 
     Raises:
-        RefusedError: there is no such model, or a method does not fit it.
+        RefusedError: a method does not fit the model.
     """
-    if not timm.is_model(model):
-        raise RefusedError(f"there is no model {model!r}{nearest(model, timm.list_models())}")
-    return [_share(model, classes, methods()[name], budget) for name in names]
+    return [_share(partial(count, family.name, recipe, tuple(words), name), name, budget) for name in names]
 
 
-def _share(model: str, classes: int, method: Method, budget: int) -> Share:
-    field = size_field(method.name)
-    if field in EXACT:
-        return Share(method.name, field, budget, budget)
+def _share(counted: partial, name: str, budget: int) -> Share:
+    field = size_field(name)
     if field is None:
-        return Share(method.name, None, None, count(model, classes, method.name))
-
+        return Share(name, None, None, counted())
+    if field in EXACT:
+        return Share(name, field, budget, budget)
     # SNELL's ranks come in parts of equal size.
-    step = next((int(known.default) for known in method.fields() if known.name == "num_parts"), 1)
+    parts = [known.default for known in methods()[name].fields() if known.name == "num_parts"]
+    step = parts[0] if parts and isinstance(parts[0], int) else 1
 
     def at(steps: int) -> int:
-        return count(model, classes, method.name, field, step * steps)
+        return counted(field, step * steps)
 
-    steps = match_budget(at, budget, 1, LARGEST // step)
-    return Share(method.name, field, step * steps, at(steps))
+    steps = match_budget(at, budget, 1, HIGHEST // step)
+    return Share(name, field, step * steps, at(steps))
 
 
 @lru_cache(maxsize=4096)
-def count(model: str, classes: int, method: str, field: str | None = None, value: int | None = None) -> int:
-    """Trainable parameters of a method on a model, the head left out.
+def count(
+    family: str, recipe: str, words: tuple[str, ...], name: str, field: str | None = None, value: int | None = None
+) -> int:
+    """Trainable parameters of a method in a comparison with these words, the head left out.
 
     Raises:
         RefusedError: it does not fit.
     """
-    fields = {} if field is None else {field: value}
+    from peft_runs.compare_child import FAMILIES
+
+    own = [] if field is None else [f"--method.{field}", str(value)]
+    chosen = FAMILIES[family]
     try:
-        with torch.device("meta"), warnings.catch_warnings():
+        read = read_recipes(make_plan(chosen, recipe, [name], 1, [*words, *own], 1, None), chosen)[name]
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PEFT's, about layers that it knows less well
-            base: nn.Module = timm.create_model(model, num_classes=classes)
-            heads = list(classifiers(base))
-            adapted = attach(base, MethodSpec(method, fields))
-    except UsageError as error:
-        raise RefusedError(str(error)) from None
-    return trainable(adapted, heads)["trainable_parameters_without_head"]
+            return trained_without_head(read, chosen.tasks()[read.task])
+    except (UsageError, ValueError, RuntimeError) as error:
+        raise RefusedError(f"{name}: {' '.join(str(error).split())}") from None

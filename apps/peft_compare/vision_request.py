@@ -5,8 +5,12 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
+import timm
+
+import vision_peft  # noqa: F401 (registers its models)
 from peft_compare.budget import Share, size_field, solve
 from peft_compare.refusals import RefusedError
+from peft_kernels.config import nearest
 from peft_kernels.registry import methods
 from peft_runs.compare_plan import make_plan, method_recipes, read_recipes
 from peft_runs.errors import UsageError
@@ -23,7 +27,6 @@ class Choice:
 
     Attributes:
         data: folder of an upload; none stands for the embedded digits.
-        classes: of the data.
         budget: trainable parameters that all methods are brought to; none leaves each its own size.
         sizes: method → value of its size; left out where the recipe's holds.
         rates: method → learning rate; left out where the recipe's holds.
@@ -33,7 +36,6 @@ class Choice:
     methods: tuple[str, ...]
     model: str = "vit_mini"
     data: Path | None = None
-    classes: int = 10
     epochs: int = 7
     seeds: int = 1
     budget: int | None = None
@@ -70,7 +72,7 @@ def shares(choice: Choice) -> list[Share]:
         RefusedError: a method does not fit the model.
     """
     assert choice.budget is not None
-    return solve(choice.model, choice.classes, choice.methods, choice.budget)
+    return solve(VISION, RECIPE, _shared(choice), choice.methods, choice.budget)
 
 
 def words_of(choice: Choice) -> list[str]:
@@ -81,12 +83,7 @@ def words_of(choice: Choice) -> list[str]:
     """
     _check(choice)
     words = ["compare", "--recipe", RECIPE, "--methods", ",".join(choice.methods), "--seeds", str(choice.seeds)]
-    changes = ["--run.epochs", str(choice.epochs), "--run.evaluate_epochs", "1"]
-    if choice.model != "vit_mini":
-        changes += ["--model.name", choice.model]
-    if choice.data is not None:
-        changes += ["--data.name", "folder", "--data.root", str(choice.data)]
-    changes += choice.extra
+    changes = _shared(choice)
     sizes = dict(choice.sizes)
     if choice.budget is not None:
         sizes = {share.method: share.value for share in shares(choice) if share.value is not None}
@@ -103,12 +100,27 @@ def words_of(choice: Choice) -> list[str]:
     return [*words, *changes]
 
 
+def _shared(choice: Choice) -> list[str]:
+    """The words that hold for all methods."""
+    words = ["--run.epochs", str(choice.epochs), "--run.evaluate_epochs", "1"]
+    if choice.model != "vit_mini":
+        words += ["--model.name", choice.model]
+    if choice.data is not None:
+        words += ["--data.name", "folder", "--data.root", str(choice.data)]
+    return [*words, *choice.extra]
+
+
 def _check(choice: Choice) -> None:
+    if not choice.model.startswith(("hf-hub:", "local-dir:")) and not timm.is_model(choice.model):
+        raise RefusedError(f"there is no model {choice.model!r}{nearest(choice.model, timm.list_models())}")
     if not choice.methods:
         raise RefusedError("no method is chosen: tick at least one")
     for name in choice.methods:
         if name not in offered():
             raise RefusedError(f"there is no method {name!r} for pictures; known are {', '.join(offered())}")
+    for name, value in choice.sizes.items():
+        if value < 1:
+            raise RefusedError(f"{name}: {own_settings(name)[0]} must be at least 1, found {value}")
     if not 1 <= choice.epochs <= MOST_EPOCHS:
         raise RefusedError(f"epochs must be from 1 to {MOST_EPOCHS}, found {choice.epochs}")
     if not 1 <= choice.seeds <= MOST_SEEDS:

@@ -65,15 +65,15 @@ def test_a_first_visitor_sees_a_finished_comparison(visitor: Visitor) -> None:
 
 def test_choose_watch_compare(visitor: Visitor) -> None:
     page = visitor.open()
-    start(page)
+    start(page, epochs=12)
     expect(page.locator("#watched .lane")).to_have_count(2)
-    expect(page.locator("#watched")).to_contain_text(re.compile(r"epoch \d/3 · [\d.]+ % · \d+ s left"))
+    expect(page.locator("#watched")).to_contain_text(re.compile(r"epoch \d+/12 · [\d.]+ % · \d+ s left"))
     expect(page.locator("figure.figure svg").first).to_be_visible()
     visitor.shot("vision_watch")
     expect(page.locator("#compared table.results")).to_be_visible()
     expect(page.locator(".runs .state-done")).to_have_count(1)
     page.get_by_text("The command that repeats this").click()
-    expect(page.locator("#compared pre")).to_contain_text("--methods linear_probe,lora --seeds 1 --run.epochs 3")
+    expect(page.locator("#compared pre")).to_contain_text("--methods linear_probe,lora --seeds 1 --run.epochs 12")
 
 
 def test_the_page_can_be_reloaded_and_closed_during_a_run(browser: Browser, visitor: Visitor) -> None:

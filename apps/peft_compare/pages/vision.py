@@ -54,12 +54,11 @@ class Form:
         model, data, place, methods, budget, parameters, seeds, epochs = values[:8]
         sizes = dict(zip(self.sizes, values[8 : 8 + len(self.sizes)], strict=True))
         rates = dict(zip(self.rates, values[8 + len(self.sizes) :], strict=True))
-        folder, classes = (None, 10) if data == DIGITS else vision_try.uploaded(frame, place)
+        folder = None if data == DIGITS else vision_try.uploaded(frame, place)
         return Choice(
             methods=tuple(methods),
             model=str(model or "").strip(),
             data=folder,
-            classes=classes,
             epochs=int(epochs or 0),
             seeds=int(seeds),
             budget=int(parameters or 0) if budget == EQUAL else None,
@@ -113,15 +112,15 @@ def build(frame: Frame) -> None:
             watched = notice("kept", "A finished comparison to look at.", EXAMPLE_SAID)
         names = view.finished_methods(run) if results else []
         new = seen.partition("/")[0] != run.id or state in ENDED
-        chosen = (names[0], names[-1]) if names else (None, None)
+        chosen = (names[0], names[-1]) if names else ("", "")
         return (
             watched,
             gr.Button(visible=state in ("queued", "running")),
             view.final_curves(results) if results else view.live_curves(run),
             view.compared(run) if results else notice("empty", "Figures come when the training is done.", ""),
             gr.Row(visible=bool(names)),
-            gr.Dropdown(choices=names, value=chosen[0]) if new else gr.skip(),
-            gr.Dropdown(choices=names, value=chosen[1]) if new else gr.skip(),
+            gr.Dropdown(choices=names, value=chosen[0] or None) if new else gr.skip(),
+            gr.Dropdown(choices=names, value=chosen[1] or None) if new else gr.skip(),
             view.looked_closer(run, *chosen) if names else "",
             gr.Column(visible=bool(names)),
             key,

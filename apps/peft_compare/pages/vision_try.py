@@ -68,16 +68,15 @@ def accepted(found: uploads.Summary) -> str:
     return scroll("Classes of your pictures", table)
 
 
-def uploaded(frame: Frame, place: str) -> tuple[Path, int]:
-    """The folder of an accepted upload and its number of classes.
+def uploaded(frame: Frame, place: str) -> Path:
+    """The folder of an accepted upload.
 
     Raises:
         RefusedError: there is none.
     """
-    found = uploads.find(frame.settings.runs, place)
-    if found is None:
+    if uploads.find(frame.settings.runs, place) is None:
         raise RefusedError("no pictures are chosen: send a zip of class folders, or choose the digits")
-    return frame.settings.runs / uploads.FOLDER / place, len(found.train)
+    return frame.settings.runs / uploads.FOLDER / place
 
 
 def build(frame: Frame, example: str) -> gr.Column:

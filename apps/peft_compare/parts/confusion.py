@@ -61,7 +61,7 @@ def disagreements(
         + "</li>"
         for place in shown
     )
-    one, other = map(escape, names)
+    one, other = escape(names[0]), escape(names[1])
     said = f"{len(apart)} of {len(true)} test pictures; {only[0]} only {one} reads right, {only[1]} only {other}."
     return (
         f'<div class="part"><h3>Where {one} and {other} disagree</h3><p class="quiet">{said}</p>'
