@@ -36,7 +36,7 @@ TEST_EVERY = 5
 FEWEST = 2  # pictures of a class in each part, so that it can be learnt and judged
 SHOWN, THUMBNAIL = 6, 40
 KEPT = 24 * 3600.0  # seconds that an upload without a run stays
-_ID = re.compile(r"[0-9a-f]{32}")
+ID = re.compile(r"[0-9a-f]{32}")
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def accept(archive: Path, runs: Path, limits: Limits) -> Summary:
 
 def find(runs: Path, upload: str) -> Summary | None:
     """An upload that was accepted, by its id."""
-    if not _ID.fullmatch(upload or ""):
+    if not ID.fullmatch(upload or ""):
         return None
     try:
         return Summary(**json.loads((runs / FOLDER / upload / SUMMARY).read_text(encoding="utf-8")))
@@ -111,7 +111,7 @@ def _store(archive: zipfile.ZipFile, place: Path, limits: Limits) -> Summary:
         number = seen[label] = seen.get(label, 0) + 1
         part = part or ("test" if number % TEST_EVERY == 0 else "train")
         with archive.open(info) as file:
-            picture, size = _decoded(file, info.filename, limits, limits.unpacked_bytes - read)
+            picture, size = decoded(file, info.filename, limits, limits.unpacked_bytes - read)
         read += size
         folder = names.setdefault(label, _plain(label, names))
         target = place / part / folder
@@ -120,7 +120,7 @@ def _store(archive: zipfile.ZipFile, place: Path, limits: Limits) -> Summary:
         counts[part][label] = counts[part].get(label, 0) + 1
         shown = thumbnails.setdefault(label, [])
         if len(shown) < SHOWN:
-            shown.append(_thumbnail(picture))
+            shown.append(thumbnail(picture))
     _enough(counts)
     summary = Summary(place.name, counts["train"], counts["test"], thumbnails)
     (place / SUMMARY).write_text(json.dumps(asdict(summary)), encoding="utf-8")
@@ -129,7 +129,7 @@ def _store(archive: zipfile.ZipFile, place: Path, limits: Limits) -> Summary:
 
 def _entries(archive: zipfile.ZipFile, limits: Limits) -> Iterator[tuple[str | None, str, zipfile.ZipInfo]]:
     """Part, class and entry of each picture."""
-    infos = [info for info in archive.infolist() if not info.is_dir() and not _litter(info.filename)]
+    infos = [info for info in archive.infolist() if not info.is_dir() and not litter(info.filename)]
     if len(infos) > limits.pictures:
         raise RefusedError(f"the zip holds {len(infos):,} files, at most {limits.pictures:,} may be sent")
     if sum(info.file_size for info in infos) > limits.unpacked_bytes:
@@ -141,12 +141,7 @@ def _entries(archive: zipfile.ZipFile, limits: Limits) -> Iterator[tuple[str | N
     for info in infos:
         name = info.filename
         parts = PurePosixPath(name).parts
-        if name.startswith(("/", "\\")) or ".." in parts or "\\" in name or ":" in parts[0] or "\0" in name:
-            raise RefusedError(f"the zip holds the path {name!r}, which leaves its folder")
-        if info.flag_bits & 1:
-            raise RefusedError("the zip is locked with a password")
-        if info.external_attr >> 16 & 0o170000 == 0o120000:
-            raise RefusedError(f"the zip holds the link {name!r}")
+        check_entry(info)
         if not name.lower().endswith(ENDINGS):
             raise RefusedError(f"{name!r} is no picture: expected {', '.join(ENDINGS)} in class folders")
         inner = parts[depth:]
@@ -156,13 +151,33 @@ def _entries(archive: zipfile.ZipFile, limits: Limits) -> Iterator[tuple[str | N
         yield part, inner[-2], info
 
 
-def _litter(name: str) -> bool:
+def check_entry(info: zipfile.ZipInfo) -> None:
+    """Raise where an entry of a zip is no plain file below it.
+
+    Raises:
+        RefusedError: it leaves its folder, is a link, or is locked.
+    """
+    name = info.filename
+    parts = PurePosixPath(name).parts
+    if name.startswith(("/", "\\")) or ".." in parts or "\\" in name or ":" in parts[0] or "\0" in name:
+        raise RefusedError(f"the zip holds the path {name!r}, which leaves its folder")
+    if info.flag_bits & 1:
+        raise RefusedError("the zip is locked with a password")
+    if info.external_attr >> 16 & 0o170000 == 0o120000:
+        raise RefusedError(f"the zip holds the link {name!r}")
+
+
+def litter(name: str) -> bool:
     """What file managers leave in zips."""
     return name.startswith("__MACOSX/") or PurePosixPath(name).name in (".DS_Store", "Thumbs.db", "desktop.ini")
 
 
-def _decoded(file: IO[bytes], name: str, limits: Limits, room: int) -> tuple[Image.Image, int]:
-    """The picture in RGB, no larger than is of use, and the bytes it had."""
+def decoded(file: IO[bytes], name: str, limits: Limits, room: int) -> tuple[Image.Image, int]:
+    """The picture in RGB, no larger than is of use, and the bytes it had.
+
+    Raises:
+        RefusedError: it is no whole picture, or too large.
+    """
     data = file.read(room + 1)  # what the zip says of sizes need not be true
     if len(data) > room:
         raise RefusedError(f"unpacked, the zip has more than {limits.unpacked_bytes // MIB} MiB")
@@ -198,7 +213,8 @@ def _enough(counts: dict[str, dict[str, int]]) -> None:
             )
 
 
-def _thumbnail(picture: Image.Image) -> str:
+def thumbnail(picture: Image.Image) -> str:
+    """A small copy as a `data:` address."""
     small = picture.copy()
     small.thumbnail((THUMBNAIL, THUMBNAIL))
     buffer = io.BytesIO()
