@@ -33,6 +33,10 @@ def main(path: Path) -> int:
         from peft_compare.shown import write_shown
 
         write_shown(run.out, family)
+        if family is DIFFUSION:
+            from peft_compare.diffusion_kept import write_kept
+
+            write_kept(run.out)
     return code
 
 

@@ -62,11 +62,13 @@ def theme() -> gr.themes.Base:
 
 
 def css() -> str:
-    """The page's style: the methods' colours, then `style.css`."""
+    """The page's style: the methods' colours, then `style.css` and `diffusion.css`."""
     light, dark = (
         "".join(f"--method-{place}:{pair[ground]};" for place, pair in enumerate(SHADES)) for ground in (0, 1)
     )
-    return f":root{{{light}}}.dark{{{dark}}}" + (HERE / "style.css").read_text(encoding="utf-8")
+    return f":root{{{light}}}.dark{{{dark}}}" + "".join(
+        (HERE / name).read_text(encoding="utf-8") for name in ("style.css", "diffusion.css")
+    )
 
 
 def script() -> str:

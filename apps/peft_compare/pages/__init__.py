@@ -1,5 +1,5 @@
 """The pages, in the order of their tabs."""
 
-from peft_compare.pages import adapters, points, vision
+from peft_compare.pages import adapters, diffusion, points, vision
 
-PAGES = (vision, points, adapters)
+PAGES = (vision, diffusion, points, adapters)
