@@ -180,7 +180,7 @@ def test_joint_attention_takes_no_injection(texts: tuple[Tensor, Tensor]) -> Non
 def test_checkpointing_gives_the_same_gradients(beside: bool, texts: tuple[Tensor, Tensor]) -> None:
     source, target = (text.double().requires_grad_() for text in texts)
     model = small("sd15").double().train()
-    weight = model.get_submodule(dp.text_layers(model)[1].projection_names[0]).weight
+    weight: Any = model.get_submodule(dp.text_layers(model)[1].projection_names[0]).weight
     found = []
     for again in (False, True):
         model.enable_gradient_checkpointing() if again else model.disable_gradient_checkpointing()
@@ -199,7 +199,7 @@ def test_each_pass_is_computed_again_as_it_ran(texts: tuple[Tensor, Tensor]) -> 
 
     def gradient(backward_inside: bool) -> Tensor:
         with dp.patch_text(model, [1], target=target, start_step=1):  # the first pass runs as it is
-            loss = sum(model(noise, timestep, source).sample.square().sum() for timestep in (9, 7))
+            loss: Any = sum(model(noise, timestep, source).sample.square().sum() for timestep in (9, 7))
             if backward_inside:
                 return torch.autograd.grad(loss, noise)[0]
         return torch.autograd.grad(loss, noise)[0]
@@ -214,7 +214,8 @@ def test_each_pass_is_computed_again_as_it_ran(texts: tuple[Tensor, Tensor]) -> 
 def patched(model: Any, source: Tensor, target: Tensor, beside: bool) -> Tensor:
     """The source's rows with the target's text in layer 1, by either way."""
     noise = torch.randn(ROWS, 4, 8, 8, generator=torch.Generator().manual_seed(1)).to(source)
-    text, way = (torch.cat([source, target]), {"pictures": ROWS}) if beside else (source, {"target": target})
+    text = torch.cat([source, target]) if beside else source
+    way: dict[str, Any] = {"pictures": ROWS} if beside else {"target": target}
     with dp.patch_text(model, [1], **way):
         return model(noise.repeat(1 + beside, 1, 1, 1), 7, text).sample[:ROWS]
 
@@ -223,7 +224,8 @@ def patched(model: Any, source: Tensor, target: Tensor, beside: bool) -> Tensor:
 def test_gradients_of_the_target_are_finite_differences(beside: bool, texts: tuple[Tensor, Tensor]) -> None:
     source, target = (text.double() for text in texts)
     model = small("sd15").double().eval().requires_grad_(False)
-    weight = model.get_submodule(dp.text_layers(model)[1].projection_names[1]).weight.requires_grad_()
+    weight: Any = model.get_submodule(dp.text_layers(model)[1].projection_names[1]).weight
+    weight.requires_grad_()
     target.requires_grad_()
     gradients = torch.autograd.grad(patched(model, source, target, beside).square().sum(), (target, weight))
     for tensor, gradient in zip((target, weight), gradients, strict=True):
