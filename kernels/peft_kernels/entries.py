@@ -26,9 +26,10 @@ class Entries(nn.Module):
         index_limit: size of the tensor; places are flat, row-major and ascending.
         places: where they are; ``None`` if a file will tell.
         replace: whether the values take the place of the tensor's entries (SaRA) or are added to them (SPT).
+        values: what the values are at the start; 0 by default.
 
     Attributes:
-        values: trained, float ``[count]``, 0 at the start.
+        values: trained, float ``[count]``.
         index: the places, int32 ``[count]``.
         frozen: which values are not trained any longer, though they stay in force; ``None`` for none. Whoever sets it
             also keeps the optimiser from moving them, which decay and momentum do without a gradient.
@@ -40,22 +41,26 @@ class Entries(nn.Module):
     index: Tensor
 
     def __init__(
-        self, count: int, index_limit: int, places: Int[Tensor, " count"] | None = None, replace: bool = False
+        self,
+        count: int,
+        index_limit: int,
+        places: Int[Tensor, " count"] | None = None,
+        replace: bool = False,
+        values: Float[Tensor, " count"] | None = None,
     ) -> None:
         super().__init__()
         if index_limit > torch.iinfo(torch.int32).max:
             raise ValueError(f"places are kept in 32 bits; a tensor of {index_limit} entries is too large for them")
         self.index_limit, self.replace = index_limit, replace
         self.frozen: Bool[Tensor, " count"] | None = None
-        self.values = nn.Parameter(torch.zeros(count))
-        self.register_buffer("index", torch.full((count,), -1, dtype=torch.int32))
-        self.placed = places is not None or count == 0
         if places is not None:
             if len(places) != count:
                 raise ValueError(f"{count} places are needed; found {len(places)}")
-            if count and (places.min() < 0 or places.max() >= index_limit or (places.diff() <= 0).any()):
+            if count and not (places[0] >= 0 and places[-1] < index_limit and (places[1:] > places[:-1]).all()):
                 raise ValueError(f"places must ascend from 0 to at most {index_limit - 1}")
-            self.index.copy_(places)
+        self.values = nn.Parameter(torch.zeros(count) if values is None else values)
+        self.register_buffer("index", torch.full((count,), -1, dtype=torch.int32) if places is None else places.int())
+        self.placed = places is not None or count == 0
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         super()._load_from_state_dict(state_dict, prefix, *args)

@@ -166,6 +166,31 @@ def test_no_more_than_one_block_of_a_dense_gradient_exists_at_once() -> None:
     assert peak < 2 * 4 * width**2 + 3 * values + 12 * 3 * x.nbytes
 
 
+def test_places_are_all_that_is_kept_beside_the_values() -> None:
+    """No mask of a weight's size: eight bytes an entry, nine after the second selection, whatever the weights' size."""
+    torch.manual_seed(0)
+    base = nn.Sequential(*(nn.Linear(512, 512, bias=False) for _ in range(3)))
+    weights = held_bytes(base)
+    model = get_peft_model(base, dp.SaraConfig(density=0.02, reselect_step=1, modules_to_save=[]))  # type: ignore[arg-type]
+    sizes = [p.numel() for p in trained(model).values()]
+    assert [(b.dtype, b.numel()) for b in model.buffers()] == [(torch.int32, size) for size in sizes]
+    assert held_bytes(model) - weights == 8 * sum(sizes)
+    optimiser = torch.optim.SGD(trained(model).values(), 1.0)
+    allocator = dp.SaraAllocator(model, 4, optimiser)
+    model(torch.randn(8, 512)).square().mean().backward()
+    optimiser.step()
+    assert allocator.update_and_allocate(0)["trained"] < sum(sizes)  # type: ignore[index]
+    assert held_bytes(model, allocator) - weights == 9 * sum(sizes)
+
+
+def held_bytes(model: nn.Module, *others: object) -> int:
+    """What the tensors take that a model's modules, or other objects, have as attributes of any kind, each once."""
+    owners = [vars(owner) for owner in (*model.modules(), *others)]
+    inner = [value for own in owners for value in own.values() if isinstance(value, dict)]
+    found = (value for own in (*owners, *inner) for value in own.values() if isinstance(value, torch.Tensor))
+    return sum({storage.data_ptr(): storage.nbytes() for storage in (t.untyped_storage() for t in found)}.values())
+
+
 def test_the_loss_reaches_nothing_but_the_values() -> None:
     model = adapted()
     loss_of(model).backward()

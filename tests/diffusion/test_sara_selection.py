@@ -143,6 +143,11 @@ def _on_meta(model: nn.Module) -> None:
     model.to("meta")
 
 
+def _too_large(model: nn.Module) -> None:
+    up: Any = model.get_submodule("up")
+    up.weight = nn.Parameter(torch.zeros(1, 1).expand(2**16, 2**15), requires_grad=False)  # one number in memory
+
+
 @pytest.mark.parametrize(
     ("fields", "spoil", "match"),
     [
@@ -151,6 +156,8 @@ def _on_meta(model: nn.Module) -> None:
         ({"num_trainable": 10**9}, None, "must be less than the 11,794 entries; found 1,000,000,000"),
         ({}, _quantised, r"'up.weight' is quantised .*, or take .* LoRA"),
         ({}, _on_meta, "has no values"),
+        ({}, _too_large, r"'up.weight' has 2,147,483,648 entries: .* 32 bits, which end at 2,147,483,647"),
+        ({"plan": {"entries": {"up.weight": 3}}}, _too_large, "kept in 32 bits; a tensor of 2147483648 entries"),
         ({"plan": {"entries": {"upp.weight": 3}}}, None, "did you mean 'up.weight'"),
     ],
 )
@@ -164,3 +171,19 @@ def test_what_cannot_be_selected_raises_and_leaves_the_model_as_it_was(
     with pytest.raises(ValueError, match=match):
         get_peft_model(model, dp.SaraConfig(modules_to_save=[], **fields))  # type: ignore[arg-type]
     assert list(model.modules()) == modules
+
+
+def test_merged_weights_are_not_selected_in() -> None:
+    model: Any = adapted()
+    move(model)
+    model.merge_adapter()
+    merged, modules = model(TOKENS), list(model.modules())
+    with pytest.raises(ValueError, match=r"an adapter is merged into 'table': .* unmerge first"):
+        model.add_adapter("second", dp.SaraConfig(threshold=0.03, modules_to_save=[]))
+    assert list(model.modules()) == modules
+    assert list(model.peft_config) == ["default"]
+    assert torch.equal(model(TOKENS), merged)
+    model.unmerge_adapter()
+    model.add_adapter("second", dp.SaraConfig(threshold=0.03, modules_to_save=[]))
+    plans = [model.peft_config[name].plan for name in ("default", "second")]
+    assert plans[0] == plans[1]

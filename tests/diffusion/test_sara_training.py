@@ -128,6 +128,23 @@ def test_other_entries_keep_every_bit_and_the_chosen_ones_are_trained(name: str)
     assert 0.9 * found_last["trained"] < again <= found_last["trained"]
 
 
+def test_steps_smaller_than_bfloat16_tells_apart_add_up() -> None:
+    """A step of 1e-6 is lost in bfloat16 beside any value above 1e-3; of the values, float32, a hundred are 1e-4."""
+    model = adapted(torch.bfloat16)
+    before = {name: p.detach().clone() for name, p in trained(model).items()}
+    optimiser = torch.optim.SGD(trained(model).values(), 1e-6)
+    for _ in range(100):
+        for values in trained(model).values():
+            values.grad = torch.ones_like(values)
+        optimiser.step()
+    for name, values in trained(model).items():
+        large = before[name].abs() > 1e-3
+        once = before[name].bfloat16() - torch.tensor(1e-6).bfloat16()
+        assert torch.equal(once[large], before[name].bfloat16()[large])
+        torch.testing.assert_close(values, before[name] - 1e-4, rtol=0, atol=2e-7)
+        assert not torch.equal(values.bfloat16(), before[name].bfloat16())  # what the model computes with has moved
+
+
 def test_frozen_entries_count_nothing_in_clipping() -> None:
     model = adapted()
     for part in entries_of(model).values():

@@ -98,25 +98,34 @@ def check(tensors: Mapping[str, Tensor]) -> None:
             )
         if tensor.is_meta:
             raise ValueError(f"{name!r} has no values (meta device): SaRA selects by magnitude; load the weights first")
+        if tensor.numel() > torch.iinfo(torch.int32).max:
+            raise ValueError(
+                f"{name!r} has {tensor.numel():,} entries: SaRA keeps places in 32 bits, which end at "
+                f"{torch.iinfo(torch.int32).max:,}; leave it out by `target_modules`"
+            )
 
 
 def own_threshold(tensor: Tensor, places: Int[Tensor, " count"]) -> float:
     """The threshold that selects ``places``: the least number in a trained value's dtype above the magnitudes there."""
-    top = tensor.detach().reshape(-1).index_select(0, places).abs().max()
+    top = values_at(tensor, places).abs().max()
     top = top.to(torch.promote_types(top.dtype, torch.float32))
     return torch.nextafter(top, torch.full_like(top, torch.inf)).item()
 
 
-def fingerprint(tensor: Tensor, places: Int[Tensor, " count"]) -> dict[str, str]:
-    """Digests of the tensor's values at ``places``, in its own dtype and as they are cast to half precision."""
-    values = tensor.detach().reshape(-1).index_select(0, places)
+def values_at(tensor: Tensor, places: Int[Tensor, " count"]) -> Tensor:
+    """The tensor's values at flat places."""
+    return tensor.detach().reshape(-1).index_select(0, places)
+
+
+def fingerprint(values: Tensor) -> dict[str, str]:
+    """Digests of the selected values of a tensor, in its own dtype and as they are cast to half precision."""
     digests = {_name(dtype): _digest(values.to(dtype)) for dtype in (values.dtype, *_HALF)}
     return {"dtype": _name(values.dtype), **digests}
 
 
 def same_values(tensor: Tensor, places: Int[Tensor, " count"], origin: Mapping[str, str]) -> bool:
     """Whether the tensor, or the narrower of it and the original, holds the values of a `fingerprint` at ``places``."""
-    values = tensor.detach().reshape(-1).index_select(0, places)
+    values = values_at(tensor, places)
     dtype = values.dtype if _name(values.dtype) in origin else getattr(torch, origin["dtype"])
     return _digest(values.to(dtype)) == origin[_name(dtype)]
 

@@ -43,9 +43,10 @@ class SaraTuner(AdapterTuner):
             return {}  # PEFT has an error for targets that match nothing
         chosen = selection.select(config, tensors)
         self._places = chosen.places
+        self._values = {n: selection.values_at(tensors[n], found) for n, found in chosen.places.items()}
         return {
             "plan": Plan(entries={name: len(found) for name, found in chosen.places.items()}).as_dict(),
-            "origin": {name: selection.fingerprint(tensors[name], found) for name, found in chosen.places.items()},
+            "origin": {name: selection.fingerprint(values) for name, values in self._values.items()},
             "threshold": chosen.threshold,
         }
 
@@ -54,6 +55,7 @@ class SaraTuner(AdapterTuner):
         found: dict[str, Tensor] = {}
         names: dict[int, str] = {}
         self._places: dict[str, Tensor] = {}
+        self._values: dict[str, Tensor] = {}
         self._made: dict[str, Entries] = {}
         self._first: dict[str, str] = {}
         for key, module in self._targets(config):
@@ -90,7 +92,9 @@ class SaraTuner(AdapterTuner):
         parts = {}
         for name, (known, count) in self._planned(config, key, base).items():
             if known not in self._made:
-                self._made[known] = _start(tensors[name], count, self._places.get(known), config.init_weights)
+                values = _start(self._values.get(known), config.init_weights)
+                size = tensors[name].numel()
+                self._made[known] = Entries(count, size, self._places.get(known), replace=True, values=values)
             parts[name] = self._made[known]
         return SaraAdapter(config, key, parts, recompute=any(tensors[name].ndim > 1 for name in parts))
 
@@ -98,7 +102,7 @@ class SaraTuner(AdapterTuner):
         try:
             super().inject_adapter(*args, **kwargs)
         finally:
-            self._places, self._made, self._first = {}, {}, {}
+            self._places, self._values, self._made, self._first = {}, {}, {}, {}
 
     # --- while training --------------------------------------------------------------------------------------------
     def begin_allocation(
@@ -119,13 +123,9 @@ class SaraTuner(AdapterTuner):
         return (self.allocator or self.begin_allocation()).update_and_allocate(step)
 
 
-def _start(tensor: Tensor, count: int, places: Tensor | None, init_weights: bool) -> Entries:
-    """Entries whose values are the tensor's own, in float32 at least; those of a file yet to be read are 0."""
-    entries = Entries(count, tensor.numel(), places, replace=True)
-    if places is not None:
-        wide = torch.promote_types(tensor.dtype, torch.float32)
-        values = tensor.detach().reshape(-1).index_select(0, places).to(wide)
-        if not init_weights:
-            values += torch.randn_like(values) * (0.1 + values.abs())
-        entries.values = nn.Parameter(values)
-    return entries
+def _start(values: Tensor | None, init_weights: bool) -> Tensor | None:
+    """The selected values to begin with, in float32 at least; ``None`` where a file is yet to be read."""
+    if values is None:
+        return None
+    values = values.to(torch.promote_types(values.dtype, torch.float32))
+    return values if init_weights else values + torch.randn_like(values) * (0.1 + values.abs())
