@@ -12,6 +12,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from peft_compare import uploads
 from peft_compare.looks import LOOKS
 from peft_compare.processes import kill_tree, start
 from peft_compare.refusals import RefusedError
@@ -154,4 +155,5 @@ class Queue:
                 self.look()
             if time.monotonic() - swept > SWEEP_EVERY:
                 self.runs.sweep(self.limits.runs_bytes)
+                uploads.sweep(self.runs.folder, {word for run in self.runs.all() for word in run.request.words})
                 swept = time.monotonic()

@@ -1,7 +1,9 @@
 """Uploads: what is accepted, and the sentence for what is not; nothing of a refused one stays."""
 
 import io
+import os
 import struct
+import time
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -12,7 +14,7 @@ from PIL import Image
 
 from peft_compare.refusals import RefusedError
 from peft_compare.settings import MIB, Limits
-from peft_compare.uploads import FOLDER, accept, find
+from peft_compare.uploads import FOLDER, KEPT, accept, find, sweep
 
 
 def picture(shade: int = 0, size: tuple[int, int] = (12, 9)) -> bytes:
@@ -106,3 +108,11 @@ def test_limits(tmp_path: Path, limits: Limits, said: str) -> None:
         files["a/0.png"] = picture() + b"\0" * MIB
     with pytest.raises(RefusedError, match=said):
         accept(packed(tmp_path, files), tmp_path, limits)
+
+
+def test_uploads_without_a_run_go_after_a_day(tmp_path: Path) -> None:
+    used, young, old = (accept(packed(tmp_path, classes("a", "b")), tmp_path, Limits()).id for _ in range(3))
+    for name in (used, old):
+        os.utime(tmp_path / FOLDER / name, (0, time.time() - KEPT - 10))
+    sweep(tmp_path, {str(tmp_path / FOLDER / used)})
+    assert {place.name for place in (tmp_path / FOLDER).iterdir()} == {used, young}
