@@ -4,7 +4,7 @@ The head is left out, since every method trains it. Models are built on the meta
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 
@@ -44,10 +44,11 @@ def solve(family: Family, recipe: str, words: Sequence[str], names: Sequence[str
     Raises:
         RefusedError: a method does not fit the model.
     """
-    return [_share(partial(count, family.name, recipe, tuple(words), name), name, budget) for name in names]
+    return [share(partial(count, family.name, recipe, tuple(words), name), name, budget) for name in names]
 
 
-def _share(counted: partial, name: str, budget: int) -> Share:
+def share(counted: Callable[..., int], name: str, budget: int) -> Share:
+    """The share of one method, whose parameters `counted(field, value)` tells, or `counted()` if it has one size."""
     field = size_field(name)
     if field is None:
         return Share(name, None, None, counted())

@@ -2,17 +2,14 @@
 
 import warnings
 from collections.abc import Sequence
-from functools import lru_cache
-from typing import Any
+from functools import lru_cache, partial
 
 import torch
 
 from diffusion_peft.pipelines.opening import bare_denoiser
-from peft_compare.budget import EXACT, LARGEST, Share, size_field
+from peft_compare.budget import Share, share
 from peft_compare.refusals import RefusedError
-from peft_kernels.budget import match_budget
 from peft_kernels.data_errors import DataError
-from peft_kernels.registry import methods
 from peft_runs.attach import attach, trainable
 from peft_runs.errors import UsageError
 from peft_runs.recipe import MethodSpec
@@ -24,24 +21,7 @@ def solve(pipeline: str, names: Sequence[str], budget: int) -> list[Share]:
     Raises:
         RefusedError: there is no such pipeline, or a method does not fit it.
     """
-    return [_share(pipeline, name, budget) for name in names]
-
-
-def _share(pipeline: str, method: str, budget: int) -> Share:
-    field = size_field(method)
-    if field in EXACT:
-        return Share(method, field, budget, budget)
-    if field is None:
-        return Share(method, None, None, count(pipeline, method))
-    # SNELL's ranks come in parts of equal size.
-    parts: Any = next((known.default for known in methods()[method].fields() if known.name == "num_parts"), 1)
-    step = int(parts)
-
-    def at(steps: int) -> int:
-        return count(pipeline, method, field, step * steps)
-
-    steps = match_budget(at, budget, 1, LARGEST // step)
-    return Share(method, field, step * steps, at(steps))
+    return [share(partial(count, pipeline, name), name, budget) for name in names]
 
 
 @lru_cache(maxsize=4096)

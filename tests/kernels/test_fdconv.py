@@ -110,7 +110,7 @@ def test_kernels_agree_with_the_formula(out: int, channels: int, k: int, parts: 
 
 @pytest.mark.parametrize(("out", "channels", "k"), [(4, 6, 3), (5, 7, 3), (3, 5, 1), (6, 4, 1)])
 def test_exported_kernels_are_the_same(out: int, channels: int, k: int) -> None:
-    tensors = kernel_inputs(out, channels, k, "plain", 2)
+    tensors: dict[str, Any] = kernel_inputs(out, channels, k, "plain", 2)
     groups = frequency_groups(out * k, channels * k, 3)
     expected = sample_kernels(groups=groups, size=(channels, k, k), **tensors)
     torch.testing.assert_close(exported.plain_kernels(groups=groups, size=(channels, k, k), **tensors), expected)

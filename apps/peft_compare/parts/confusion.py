@@ -52,10 +52,10 @@ def disagreements(
     order = sorted(apart, key=lambda place: bool(first[place] != true[place] and second[place] != true[place]))
     shown = [int(place) for place in order if place < tiles["tiles"]][:MOST_TILES]
     entries = "".join(
-        f"<li>{_tile(place, tiles, address)}<strong>{escape(classes[true[place]])}</strong>"
+        f"<li>{_tile(place, tiles, address)}<strong>{escape(classes[int(true[place])])}</strong>"
         + "".join(
             f'<br><span class="{"" if answer[place] == true[place] else "wrong"}">{escape(name)}: '
-            f"{escape(classes[answer[place]])}</span>"
+            f"{escape(classes[int(answer[place])])}</span>"
             for name, answer in ((names[0], first), (names[1], second))
         )
         + "</li>"

@@ -58,7 +58,13 @@ def farthest(points: Float[Tensor, "batch points 3"], count: int, threshold: flo
     size = triton.next_power_of_2(points.shape[1])
     with torch.cuda.device_of(points):
         _sample[(len(points),)](
-            points, chosen, points.shape[1], count, threshold, tl.constexpr(size), num_warps=_warps(size)
+            points,
+            chosen,
+            points.shape[1],
+            count,
+            threshold,
+            tl.constexpr(size),
+            num_warps=_warps(size),  # type: ignore[call-arg]
         )
     return chosen
 
@@ -72,7 +78,13 @@ def nearest(
     size = triton.next_power_of_2(points.shape[1])
     with torch.cuda.device_of(points):
         _nearest[(centers.shape[1], len(points))](
-            points, centers, index, points.shape[1], k, tl.constexpr(size), num_warps=_warps(size)
+            points,
+            centers,
+            index,
+            points.shape[1],
+            k,
+            tl.constexpr(size),
+            num_warps=_warps(size),  # type: ignore[call-arg]
         )
     return index
 
