@@ -62,6 +62,35 @@ def threshold_for(tensors: Iterable[Float[Tensor, "..."]], count: int) -> float:
     return threshold
 
 
+def smallest(tensors: Iterable[Float[Tensor, "..."]], count: int) -> tuple[float, list[Tensor], list[Tensor]]:
+    """The `threshold_for` a count, and of each tensor the places `below` it and the values there.
+
+    Large tensors of one dtype are read once: those below the upper one of the sample's two magnitudes are gathered, and
+    the few of them that lie above the threshold left out again.
+    """
+    tensors = list(tensors)
+    entries = sum(tensor.numel() for tensor in tensors)
+    if entries > SAMPLE and 0 <= count < entries and len({tensor.dtype for tensor in tensors}) == 1:
+        wide = torch.promote_types(tensors[0].dtype, torch.float32)
+        low, high = _bracket(tensors, count / entries, wide)
+        if math.isfinite(high):
+            places = [below(tensor, high) for tensor in tensors]
+            values = [values_at(*found) for found in zip(tensors, places, strict=True)]
+            threshold = _between(values, count, wide, low, high)
+            if threshold is not None:
+                kept = [_places(abs(_comparable(found)) < threshold) for found in values]
+                places, values = ([values_at(*of) for of in zip(all_, kept, strict=True)] for all_ in (places, values))
+                return threshold, places, values
+    threshold = threshold_for(tensors, count)
+    places = [below(tensor, threshold) for tensor in tensors]
+    return threshold, places, [values_at(*found) for found in zip(tensors, places, strict=True)]
+
+
+def values_at(tensor: Tensor, places: Int[Tensor, " count"]) -> Tensor:
+    """The tensor's values at flat places."""
+    return tensor.detach().reshape(-1).index_select(0, places)
+
+
 def _bracket(tensors: Sequence[Tensor], share: float, wide: torch.dtype) -> tuple[float, float]:
     """Magnitudes between which, five deviations of a sample to each side, the share of all has its end."""
     entries, drawn, generator = sum(tensor.numel() for tensor in tensors), [], torch.Generator()

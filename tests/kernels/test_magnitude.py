@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from peft_kernels import magnitude
-from peft_kernels.magnitude import below, count_below, threshold_for
+from peft_kernels.magnitude import below, count_below, smallest, threshold_for
 
 
 def weights(shape: tuple[int, ...] = (37, 53), dtype: torch.dtype = torch.float32) -> Tensor:
@@ -50,6 +50,25 @@ def test_threshold_has_the_wanted_number_below(
     every = torch.cat([tensor.double().abs().flatten() for tensor in tensors]).sort().values
     assert threshold == every[count].item()
     assert sum(count_below(tensor, threshold) for tensor in tensors) == int((every < threshold).sum())
+
+
+@pytest.mark.parametrize(
+    "dtypes", [(torch.float32, torch.float32), (torch.bfloat16,) * 2, (torch.bfloat16, torch.float32)]
+)
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.08, 0.6, 0.999])
+@pytest.mark.parametrize("sample", [2**19, 500])
+def test_the_smallest_are_those_below_the_threshold(
+    dtypes: tuple[torch.dtype, ...], share: float, sample: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(magnitude, "SAMPLE", sample)
+    tensors = [weights().add(i).to(dtype) for i, dtype in enumerate(dtypes)]
+    count = round(share * sum(tensor.numel() for tensor in tensors))
+    threshold, places, values = smallest(tensors, count)
+    assert threshold == threshold_for(tensors, count)
+    for tensor, at, found in zip(tensors, places, values, strict=True):
+        assert at.dtype == torch.int32
+        assert torch.equal(at, below(tensor, threshold))
+        assert torch.equal(found, tensor.flatten()[at])
 
 
 def test_equal_magnitudes_are_left_out_together() -> None:

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from peft_kernels.magnitude import below, count_below, threshold_for
+from peft_kernels.magnitude import below, count_below, smallest, values_at
 from peft_kernels.owners import own_tensors, tensor_owners
 from peft_kernels.targets import head_names
 
@@ -48,10 +48,12 @@ class Selection:
 
     Attributes:
         places: flat, ascending places by tensor; tensors without any are left out.
+        values: what the tensors hold there.
         threshold: θ; ``None`` where each tensor has its own.
     """
 
     places: dict[str, Int[Tensor, " count"]]
+    values: dict[str, Tensor]
     threshold: float | None
 
 
@@ -68,14 +70,17 @@ def select(config: SaraConfig, tensors: Mapping[str, Tensor]) -> Selection:
         raise ValueError(
             f"SaraConfig.num_trainable must be less than the {entries:,} entries; found {share * entries:,.0f}"
         )
+    every = tensors.values()
     if share is None:
-        thresholds = dict.fromkeys(tensors, config.threshold)
+        threshold = float(config.threshold or 0)
+        found = [below(tensor, threshold) for tensor in every]
+        values = [values_at(*of) for of in zip(every, found, strict=True)]
     elif config.scope == "global":
-        thresholds = dict.fromkeys(tensors, threshold_for(tensors.values(), round(share * entries)))
+        threshold, found, values = smallest(every, round(share * entries))
     else:
-        thresholds = {name: threshold_for([t], round(share * t.numel())) for name, t in tensors.items()}
-    places = {name: below(tensor, float(thresholds[name] or 0)) for name, tensor in tensors.items()}
-    places = {name: found for name, found in places.items() if len(found)}
+        threshold, each = None, [smallest([tensor], round(share * tensor.numel())) for tensor in every]
+        found, values = [one for _, (one,), _ in each], [one for _, _, (one,) in each]
+    places = {name: one for name, one in zip(tensors, found, strict=True) if len(one)}
     count = sum(len(found) for found in places.values())
     asked = f"threshold {config.threshold:g}" if share is None else f"a density of {share:.3g}"
     if not count:
@@ -85,7 +90,7 @@ def select(config: SaraConfig, tensors: Mapping[str, Tensor]) -> Selection:
         )
     if count == entries:
         raise ValueError(f"{asked} selects all {entries:,} entries: lower it, or take full fine-tuning")
-    return Selection(places, None if config.scope == "per_tensor" else next(iter(thresholds.values())))
+    return Selection(places, {n: v for n, v in zip(tensors, values, strict=True) if n in places}, threshold)
 
 
 def check(tensors: Mapping[str, Tensor]) -> None:
@@ -110,11 +115,6 @@ def own_threshold(tensor: Tensor, places: Int[Tensor, " count"]) -> float:
     top = values_at(tensor, places).abs().max()
     top = top.to(torch.promote_types(top.dtype, torch.float32))
     return torch.nextafter(top, torch.full_like(top, torch.inf)).item()
-
-
-def values_at(tensor: Tensor, places: Int[Tensor, " count"]) -> Tensor:
-    """The tensor's values at flat places."""
-    return tensor.detach().reshape(-1).index_select(0, places)
 
 
 def fingerprint(values: Tensor) -> dict[str, str]:

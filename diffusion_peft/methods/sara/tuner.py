@@ -42,8 +42,7 @@ class SaraTuner(AdapterTuner):
         if not tensors:
             return {}  # PEFT has an error for targets that match nothing
         chosen = selection.select(config, tensors)
-        self._places = chosen.places
-        self._values = {n: selection.values_at(tensors[n], found) for n, found in chosen.places.items()}
+        self._places, self._values = chosen.places, chosen.values
         return {
             "plan": Plan(entries={name: len(found) for name, found in chosen.places.items()}).as_dict(),
             "origin": {name: selection.fingerprint(values) for name, values in self._values.items()},
