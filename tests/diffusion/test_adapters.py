@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 import torch
 from diffusers.loaders import PeftAdapterMixin
-from peft import PeftModel
+from peft import PeftModel, VeraConfig, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 import diffusion_peft as dp
+from peft_kernels.loading import load_adapter
+from peft_kernels.peft_own import fill
 from tests.kernels.saved_adapters import structure
 
 from .denoiser_methods import IDENTITY, METHODS, SMALL, configured, move, refuses
@@ -69,6 +71,21 @@ def test_saved_adapter_gives_the_same_outputs_on_a_fresh_model_and_merges(kind: 
             if isinstance(layer, BaseTunerLayer):
                 layer.merge()
         torch.testing.assert_close(outputs(kind, loaded), expected, rtol=1e-4, atol=2e-5)
+
+
+def test_vera_runs_in_a_peft_model_and_is_refused_without(tmp_path: Path) -> None:
+    """Its projections are shared by all layers and belong to PEFT's wrapper, which a bare model has not."""
+    wrapped: Any = get_peft_model(small("dit"), fill(small("dit"), VeraConfig(r=4)))  # type: ignore[arg-type]
+    move(wrapped)
+    expected = outputs("dit", wrapped.eval())
+    dp.save_adapter(wrapped, tmp_path)
+    torch.testing.assert_close(outputs("dit", load_adapter(small("dit"), tmp_path)), expected, rtol=0, atol=1e-6)
+    plain = small("dit")
+    before = structure(plain)
+    for attach in (lambda: dp.add_adapter(plain, VeraConfig(r=4)), lambda: dp.load_adapter(plain, tmp_path)):
+        with pytest.raises(ValueError, match=r"VERA because it uses shared state .* use `get_peft_model` instead"):
+            attach()
+        assert structure(plain) == before
 
 
 @pytest.mark.parametrize(("kind", "name"), [case for case in CASES if case[0] in ("sd15", "dit")])
