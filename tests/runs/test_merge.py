@@ -55,6 +55,25 @@ def test_half_precision_is_warned_of_and_measured(
     assert float(re.search(r"adapted to merged: (\S+) ", said)[1]) > 1e-4  # type: ignore[index]
 
 
+def test_a_model_of_points_is_merged_and_compared_on_clouds(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    torch.manual_seed(1)
+    model = timm.create_model("point_mini").eval()
+    save_file(model.state_dict(), tmp_path / "base.safetensors")
+    clouds = torch.rand(2, 128, 3, generator=torch.Generator().manual_seed(2))
+    adapted = trained("lora", model=model)
+    adapted.save_pretrained(str(tmp_path / "adapter"))
+    with torch.no_grad():
+        logits = adapted(clouds)
+    out = tmp_path / "merged.safetensors"
+    words = ("merge", tmp_path / "adapter", "--out", out, "--checkpoint", tmp_path / "base.safetensors")
+    code, said, error = here(capsys, *words)
+    assert (code, error) == (0, "")
+    assert float(re.search(r"adapted to merged: (\S+) ", said)[1]) < 1e-4  # type: ignore[index]
+    plain = timm.create_model("point_mini", checkpoint_path=str(out)).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(plain(clouds), logits, rtol=0, atol=1e-4)
+
+
 @pytest.mark.skipif(not WEIGHTS.is_file(), reason="the packaged weights are missing")
 def test_pretrained_weights_are_the_base_where_none_is_given(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     logits = saved(tmp_path / "adapter", "lora", model=timm.create_model(MODEL, pretrained=True))
