@@ -256,6 +256,29 @@ def test_scanobjectnn(tmp_path: Path) -> None:
     np.testing.assert_array_equal(clouds.cloud(1), data[1])  # as stored
 
 
+def test_modelnet40_in_h5(tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py")
+    data = np.random.default_rng(0).normal(size=(3, 2048, 3)).astype(np.float32)
+    root = tmp_path / "modelnet40_ply_hdf5_2048"
+    root.mkdir()
+    (root / "shape_names.txt").write_text("airplane\nbathtub\n")
+    for part, labels in (("train0", [[1], [0]]), ("train1", [[1]]), ("test0", [[2]])):
+        with h5py.File(root / f"ply_data_{part}.h5", "w") as file:
+            file["data"], file["label"] = data[-len(labels) :], np.array(labels, dtype=np.uint8)
+    clouds = open_clouds("modelnet40_h5", tmp_path, "train")
+    assert (clouds.classes, clouds.labels.tolist()) == (["airplane", "bathtub"], [1, 0, 1])
+    np.testing.assert_array_equal(clouds.cloud(2), normalised(data[-1]))
+    with pytest.raises(DataError, match="has 2 classes; a label is of none"):
+        open_clouds("modelnet40_h5", tmp_path, "test")
+    with h5py.File(root / "ply_data_test0.h5", "w") as file:
+        file["data"], file["label"] = data[..., :2], np.zeros(3)
+    with pytest.raises(DataError, match=r"expected data \[n, points, 3\] and label \[n\]; found \[3, 2048, 2\]"):
+        open_clouds("modelnet40_h5", tmp_path, "test")
+    (root / "ply_data_test0.h5").unlink()
+    with pytest.raises(DataError, match=r"has no ply_data_test\*\.h5"):
+        open_clouds("modelnet40_h5", root, "test")
+
+
 @pytest.mark.parametrize(
     ("name", "root", "split", "message"),
     [

@@ -67,12 +67,9 @@ class ScanObjectNN:
         if self.path is None:
             raise DataError(f"ScanObjectNN is not there: looked for {', '.join(map(str, places))}")
         data, labels = _h5(self.path)
-        if data.ndim != 3 or data.shape[-1] != 3 or labels.shape != data.shape[:1]:
-            found = f"{list(data.shape)}, {list(labels.shape)}"
-            raise DataError(f"{self.path}: expected data [n, points, 3] and label [n]; found {found}")
         if len(labels) and not 0 <= labels.min() <= labels.max() < len(_SCAN_CLASSES):
             raise DataError(f"{self.path}: ScanObjectNN has the labels 0 to 14, found {labels.min()} to {labels.max()}")
-        self.data, self.labels, self.classes = data, labels.astype(np.int64), list(_SCAN_CLASSES)
+        self.data, self.labels, self.classes = data, labels, list(_SCAN_CLASSES)
 
     def cloud(self, index: int) -> np.ndarray:
         """The cloud ``[2048, 3]``, float32, as stored."""
@@ -113,6 +110,36 @@ class ModelNet40:
         return normalised(read_cloud(path, path.read_bytes))
 
 
+class StoredModelNet40:
+    """One part of ModelNet40 as HDF5 files of 2,048 points (``modelnet40_ply_hdf5_2048``).
+
+    Raises:
+        UnknownNameError: no such part.
+        DataError: a file is missing, is not what it should be, or has a label of no class.
+    """
+
+    def __init__(self, root: Path, split: str) -> None:
+        if split not in _PARTS:
+            raise unknown("part of ModelNet40", split, _PARTS)
+        inner = root / "modelnet40_ply_hdf5_2048"
+        root = inner if inner.is_dir() else root
+        self.classes = _lines(root / "shape_names.txt")
+        paths = sorted(root.glob(f"ply_data_{split}*.h5"))
+        if not paths:
+            raise DataError(f"ModelNet40 is not there: {root} has no ply_data_{split}*.h5")
+        parts = []
+        for path in paths:
+            parts.append(_h5(path))
+            if not set(parts[-1][1].tolist()) <= set(range(len(self.classes))):
+                raise DataError(f"{path}: shape_names.txt has {len(self.classes)} classes; a label is of none of them")
+        self.root, self.data = root, np.concatenate([data for data, _ in parts])
+        self.labels = np.concatenate([labels for _, labels in parts])
+
+    def cloud(self, index: int) -> np.ndarray:
+        """The cloud ``[2048, 3]``, float32, in the unit sphere."""
+        return normalised(checked(self.data[index], f"{self.root}, cloud {index}").astype(np.float32))
+
+
 def open_instances(root: Path, split: str, size: int, points: int, seed: int) -> Instances:
     """Scan-like views of the things in an npz of clouds by name, or in a folder of one cloud or mesh a file.
 
@@ -148,6 +175,10 @@ def _h5(path: Path) -> tuple[np.ndarray, np.ndarray]:
         raise DataError(f"{path} is read with h5py, which is not installed: pip install h5py") from None
     try:
         with h5py.File(path, "r") as file:
-            return np.asarray(file["data"]), np.asarray(file["label"]).squeeze()
+            data, labels = np.asarray(file["data"]), np.asarray(file["label"]).reshape(-1)
     except (OSError, KeyError) as error:
         raise DataError(f"{path} is no readable HDF5 file with data and label: {error}") from None
+    if data.ndim != 3 or data.shape[-1] != 3 or labels.shape != data.shape[:1]:
+        found = f"{list(data.shape)}, {list(labels.shape)}"
+        raise DataError(f"{path}: expected data [n, points, 3] and label [n]; found {found}")
+    return data, labels.astype(np.int64)

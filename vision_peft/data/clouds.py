@@ -15,7 +15,14 @@ from torch.utils.data import Dataset
 from peft_kernels.data_errors import UnknownNameError, unknown
 from peft_kernels.draws import draw_seed
 from peft_kernels.ops import farthest_points
-from vision_peft.data.cloud_sets import SCANOBJECTNN, FolderClouds, ModelNet40, ScanObjectNN, open_instances
+from vision_peft.data.cloud_sets import (
+    SCANOBJECTNN,
+    FolderClouds,
+    ModelNet40,
+    ScanObjectNN,
+    StoredModelNet40,
+    open_instances,
+)
 from vision_peft.data.folder import open_part
 from vision_peft.data.shapes import Scans, Surfaces
 from vision_peft.data.shapes.changes import rough
@@ -86,8 +93,8 @@ def open_clouds(
 
     Args:
         name: `scans` or `surfaces` (generated), `instances` (generated views of the clouds or meshes at `root`),
-            `modelnet40`, `scanobjectnn/pb_t50_rs` (`obj_bg`, `obj_only`), or `folder` (class folders of clouds or
-            meshes at `root`).
+            `modelnet40` (text files), `modelnet40_h5`, `scanobjectnn/pb_t50_rs` (`obj_bg`, `obj_only`), or `folder`
+            (class folders of clouds or meshes at `root`).
         root: where the data lie.
         split: the part's name.
         classes: the class names in order, where another part has already fixed them.
@@ -102,15 +109,17 @@ def open_clouds(
     if name in _GENERATED:
         return _GENERATED[name](split, count, points, seed)
     family, _, variant = name.partition("/")
-    if family not in ("modelnet40", "scanobjectnn", "folder", "instances"):
+    if family not in ("modelnet40", "modelnet40_h5", "scanobjectnn", "folder", "instances"):
         scanned = (f"scanobjectnn/{variant}" for variant in SCANOBJECTNN)
-        raise unknown("clouds", name, [*_GENERATED, "instances", "modelnet40", *scanned, "folder"])
+        raise unknown("clouds", name, [*_GENERATED, "instances", "modelnet40", "modelnet40_h5", *scanned, "folder"])
     if root is None:
         raise UnknownNameError(f"{name} is read from a folder, but none is given: add --data.root FOLDER")
     if family == "instances":
         return open_instances(root, split, count, points, seed)
     if family == "modelnet40":
         return ModelNet40(root, split)
+    if family == "modelnet40_h5":
+        return StoredModelNet40(root, split)
     if family == "scanobjectnn":
         return ScanObjectNN(variant, root, split)
     return open_part(FolderClouds, root, split, classes)
