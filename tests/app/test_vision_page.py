@@ -49,6 +49,11 @@ def start(page: Page, methods: tuple[str, ...] = ("linear_probe", "lora"), epoch
     return found[1]
 
 
+def let_go(served: Served, run: str) -> None:
+    """Let the comparison go beyond the first epoch."""
+    (served.runs.find(run).path / "go").touch()  # type: ignore[attr-defined]
+
+
 def test_a_first_visitor_sees_a_finished_comparison(visitor: Visitor) -> None:
     page = visitor.open()
     expect(page.locator("#compared table.results tbody tr").first).to_be_visible()
@@ -63,26 +68,28 @@ def test_a_first_visitor_sees_a_finished_comparison(visitor: Visitor) -> None:
     visitor.shot("vision")
 
 
-def test_choose_watch_compare(visitor: Visitor) -> None:
+def test_choose_watch_compare(visitor: Visitor, stand_in: Served) -> None:
     page = visitor.open()
-    start(page, epochs=12)
+    run = start(page, epochs=12)
     expect(page.locator("#watched .lane")).to_have_count(2)
     expect(page.locator("#watched")).to_contain_text(re.compile(r"epoch \d+/12 · [\d.]+ % · \d+ s left"))
     expect(page.locator("figure.figure svg").first).to_be_visible()
     visitor.shot("vision_watch")
+    let_go(stand_in, run)
     expect(page.locator("#compared table.results")).to_be_visible()
     expect(page.locator(".runs .state-done")).to_have_count(1)
     page.get_by_text("The command that repeats this").click()
     expect(page.locator("#compared pre")).to_contain_text("--methods linear_probe,lora --seeds 1 --run.epochs 12")
 
 
-def test_the_page_can_be_reloaded_and_closed_during_a_run(browser: Browser, visitor: Visitor) -> None:
+def test_the_page_can_be_reloaded_and_closed_during_a_run(browser: Browser, visitor: Visitor, stand_in: Served) -> None:
     page = visitor.open()
     run = start(page, ("lora",), 12)
     expect(page.locator("#watched .lane")).to_have_count(1)
     page.reload()
     expect(page.locator("#watched .lane .said")).to_contain_text("epoch")
     page.close()
+    let_go(stand_in, run)
     visitor.page = visitor.context.new_page()
     page = visitor.open()
     page.locator(f"[data-event=open][data-run='{run}']").click()
@@ -111,6 +118,7 @@ def test_two_visitors_are_strangers(browser: Browser, visitor: Visitor, stand_in
 def test_a_run_is_deleted_and_taken_back(visitor: Visitor, stand_in: Served) -> None:
     page = visitor.open()
     run = start(page, ("lora",), 1)
+    let_go(stand_in, run)
     expect(page.locator("#compared table.results")).to_be_visible()
     page.locator(f"[data-event=remove][data-run='{run}']").click()
     expect(page.locator(".undo")).to_contain_text("deleted")

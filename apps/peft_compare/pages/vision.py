@@ -157,7 +157,8 @@ def build(frame: Frame) -> None:
     gr.on([frame.opened.change, frame.clock.tick], show, [frame.opened, seen], shown, **HIDDEN)
     frame.blocks.load(show, [frame.opened, seen], shown, **HIDDEN)
     start.click(begin, form.inputs, [chosen, frame.opened, frame.listed, frame.clock], **HIDDEN)
-    cancel.click(stop, [frame.opened, seen], shown, **HIDDEN)
+    # What `gr.Warning` says comes through Gradio's queue alone.
+    cancel.click(stop, [frame.opened, seen], shown, **{**HIDDEN, "queue": True})
     for picked in (first, second):
         picked.input(look_closer, [frame.opened, first, second], closely, **HIDDEN)
 
