@@ -92,7 +92,7 @@ def build(settings: Settings, runs: Runs, queue: Queue, pages: Sequence[ModuleTy
                         with gr.Tab(page.TITLE, id=page.NAME) as tab:
                             frame.tab = tab
                             page.build(frame)
-                        tab.select(None, js=f"() => peftAddress({{ tab: '{page.NAME}' }})", **HIDDEN)
+                        tab.select(None, js=f"() => peftTab('{page.NAME}')", **HIDDEN)
         names = [page.NAME for page in pages]
         _wire(blocks, frame, tabs, names)
     return frame
@@ -136,7 +136,8 @@ def _wire(blocks: gr.Blocks, frame: Frame, tabs: gr.Tabs, names: Sequence[str]) 
         return frame.list_of(request, opened)
 
     listed, opened, clock = frame.listed, frame.opened, frame.clock
-    blocks.load(arrive, None, [tabs, opened, listed, clock], **HIDDEN)
+    arrived = blocks.load(arrive, None, [tabs, opened, listed, clock], **HIDDEN)
+    arrived.then(None, None, None, js="() => { window.peftArrived = true; }", **HIDDEN)
     clock.tick(look_again, opened, [listed, clock], **HIDDEN)
     listed.open(open_run, None, [tabs, opened, listed, clock], **HIDDEN)
     listed.remove(remove, opened, [opened, listed], **{**HIDDEN, "queue": True})

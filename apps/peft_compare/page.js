@@ -52,5 +52,7 @@
     }
     if (address.href !== location.href) history.pushState({}, "", address);
   };
+  // The first tab selects itself when the page is built; until the address has been read, that is not the visitor's.
+  window.peftTab = (tab) => { if (window.peftArrived) window.peftAddress({ tab }); };
   window.addEventListener("popstate", () => location.reload());
 })();
