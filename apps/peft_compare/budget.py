@@ -44,10 +44,10 @@ def solve(family: Family, recipe: str, words: Sequence[str], names: Sequence[str
     Raises:
         RefusedError: a method does not fit the model.
     """
-    return [share(partial(count, family.name, recipe, tuple(words), name), name, budget) for name in names]
+    return [share_of(partial(count, family.name, recipe, tuple(words), name), name, budget) for name in names]
 
 
-def share(counted: Callable[..., int], name: str, budget: int) -> Share:
+def share_of(counted: Callable[..., int], name: str, budget: int) -> Share:
     """The share of one method, whose parameters `counted(field, value)` tells, or `counted()` if it has one size."""
     field = size_field(name)
     if field is None:

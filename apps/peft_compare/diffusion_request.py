@@ -168,7 +168,7 @@ def words_of(choice: Choice) -> list[str]:
     changes += choice.extra
     sizes = dict(choice.sizes)
     if choice.budget is not None:
-        found = solve(choice.pipeline, choice.methods, choice.budget)
+        found = solve(choice.pipeline, task.recipe, choice.methods, choice.budget)
         sizes = {share.method: share.value for share in found if share.value is not None}
     own = method_recipes(task.recipe)
     for name in choice.methods:

@@ -48,13 +48,14 @@ def test_settings_of_one_method_are_its_own() -> None:
 
 
 def test_equal_budgets_are_what_the_methods_then_train() -> None:
-    shares = {share.method: share for share in solve("mini_sd", ["lora", "snell", "bitfit", "sara"], 60_000)}
+    shares = {share.method: share for share in solve("mini_sd", "style", ["lora", "snell", "bitfit", "sara"], 60_000)}
     assert shares["sara"].parameters == 60_000
     assert shares["bitfit"].field is None
     for name in ("lora", "snell"):
         share = shares[name]
         assert share.field == "r"
-        model = dp.add_adapter(open_pipeline("mini_sd"), methods()[name].config(r=share.value))
+        fields = recipes(Choice((name,), budget=60_000))[name].method.fields
+        model = dp.add_adapter(open_pipeline("mini_sd"), methods()[name].config(**fields))
         assert sum(p.numel() for p in model.parameters() if p.requires_grad) == share.parameters
         assert abs(share.parameters - 60_000) < 15_000
     found = recipes(Choice(("lora", "sara"), budget=60_000))

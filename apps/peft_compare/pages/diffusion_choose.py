@@ -192,7 +192,7 @@ def build(frame: Frame) -> tuple[Form, gr.HTML, gr.Button]:
             choice = form.read(frame, list(values))
             if choice.budget is None or not choice.methods:
                 return ""
-            found = solve(choice.pipeline, choice.methods, choice.budget)
+            found = solve(choice.pipeline, TASKS[choice.task].recipe, choice.methods, choice.budget)
         except RefusedError as refusal:
             return notice("error", "", f"{refusal}.")
         lines = "".join(
