@@ -209,6 +209,8 @@ class AdapterTuner(BaseTuner):
         for module in self.modules():
             if isinstance(module, AuxiliaryTrainingWrapper):
                 trained.update(module.modules())
+            elif isinstance(module, AdapterLayer):
+                trained.update(module.adapters.modules())
             elif isinstance(module, nn.modules.batchnorm._BatchNorm) and module not in trained:
                 module.eval()
         return self

@@ -14,7 +14,7 @@ from peft_kernels.registry import methods
 # Refused by every denoiser, with a word of the reason.
 NO_CLASSIFIER, NO_TOKENS = "does not tell its classifier", "is a denoiser, whose blocks take no further tokens"
 NO_POINTS = "has none: take a model such as point_mae"
-REFUSED = {"linear_probe": NO_CLASSIFIER, "pointgst": NO_POINTS, "vpt": NO_TOKENS}
+REFUSED = {"linear_probe": NO_CLASSIFIER, "point_peft": NO_POINTS, "pointgst": NO_POINTS, "vpt": NO_TOKENS}
 # What looks at data or at values before it is attached, or needs a UNet or wide layers, has tests of its own.
 ELSEWHERE = {"spt", "sara", "scedit", "scale_long", "fdconv"}
 METHODS = sorted(set(methods()) - ELSEWHERE - set(REFUSED))

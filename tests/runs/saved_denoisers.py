@@ -22,6 +22,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "scale_long": {"reduction": 4},
     "fdconv": {"use_fdconv_if_c_gt": 0, "kernel_num": 2},
     "shira": {"r": 1},
+    "spt": {"budget": 0.2, "budget_rule": "at_most", "scoring_mode": "eval"},
 }
 
 
@@ -54,7 +55,6 @@ def _save(method: Method, pipeline: Any, folder: Path) -> None:
         def loss(model: Any, batch: Tensor) -> Tensor:
             return kind.predict(model, batch, torch.tensor([100, 700]), known.given).square().mean()
 
-        config = method.config(denoiser, budget=0.2, budget_rule="at_most", scoring_mode="eval")
         config = method.choose(config, denoiser, [known.latents], loss)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

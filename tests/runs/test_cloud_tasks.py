@@ -40,6 +40,19 @@ def test_pretrained_by_masks_then_adapted_to_scans(tmp_path: Path, capsys: pytes
     assert "create_model('point_mini', pretrained=True, num_groups=8, group_size=4, num_classes=15)" in report
 
 
+def test_point_peft_remembers_the_training_clouds(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    words = ("--model.pretrained", "false", "--method.num_batches", "2", "--method.batch_size", "15")
+    code, _, error = here(
+        capsys, "train", "--recipe", "scans_point_peft", *words, *TINY, *GROUPS, *CLOUDS, "--out", tmp_path
+    )
+    assert code == 0, error
+    kept = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    (memory,) = (tensor for name, tensor in kept.items() if name.endswith("shared.memory"))
+    assert memory.shape == (30, 96)
+    assert len(memory.unique(dim=0)) == 30
+    torch.testing.assert_close(memory.norm(dim=-1), torch.ones(30))
+
+
 def test_copies_of_a_cloud_vote() -> None:
     variation, generator = CloudVariation(scale=0.3), torch.Generator().manual_seed(0)
     data = CloudDataSpec(train_size=15, test_size=15, points=64, votes=4, variation=variation)

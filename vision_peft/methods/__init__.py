@@ -14,6 +14,7 @@ from vision_peft.methods.pointgst import (
     load_pointgst,
     view_cloud,
 )
+from vision_peft.methods.pointpeft import PointPeftConfig, bound_features, cloud_features, point_peft_config
 from vision_peft.methods.pyramid import interactions_config
 from vision_peft.methods.sliced_lora import SlicedLoraConfig
 from vision_peft.methods.snell import SnellConfig
@@ -32,6 +33,7 @@ __all__ = [
     "FullConfig",
     "LinearProbeConfig",
     "PointGstConfig",
+    "PointPeftConfig",
     "SlicedLoraConfig",
     "SnellConfig",
     "SnellaAllocator",
@@ -39,7 +41,9 @@ __all__ = [
     "SptConfig",
     "SsfConfig",
     "VptConfig",
+    "bound_features",
     "bound_spectra",
+    "cloud_features",
     "cloud_spectra",
     "cloud_spectrum",
     "fill",
@@ -47,6 +51,7 @@ __all__ = [
     "interactions_config",
     "load_pointgst",
     "painter_config",
+    "point_peft_config",
     "spt_config",
     "view_cloud",
 ]

@@ -11,20 +11,20 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from peft_kernels.context import SideInputs, graph_break
 from peft_kernels.ops.graph_basis import graph_basis
 from peft_kernels.ops.graph_fourier import Spectra
 from peft_kernels.ops.point_sets import gathered, inverse_order, z_order
 from peft_kernels.ops.point_sets.clouds import check_clouds
 from peft_kernels.tap import TapLayer
+from vision_peft.methods.patches import CLOUD, PatchSource
 
-_CLOUD, _GIVEN = "cloud", "given spectra"
+_GIVEN = "given spectra"
 MOST_PATCHES = 1024  # of one graph: 0.2 s a cloud for its eigenvectors
 
 
@@ -101,37 +101,19 @@ class _Cloud:
         return self.found[basis]
 
 
-class SpectraSource:
-    """Takes the centres from a model's ``group_divider`` in every forward pass.
+class SpectraSource(PatchSource):
+    """Takes the centres from a model's patches in every forward pass."""
 
-    Args:
-        backbone: a point transformer, whose ``group_divider`` gives patches and centres.
-        blocks: its blocks, which checkpointing may call again.
-    """
-
-    def __init__(self, backbone: Any, blocks: list[nn.Module]) -> None:
-        self.side = SideInputs()
-        self.handles = self.side.attach(backbone, segments=blocks)
-        self.handles.append(backbone.group_divider.register_forward_hook(self._read))
-
-    @graph_break
-    def _read(self, module: nn.Module, args: Any, output: tuple[Tensor, Tensor]) -> None:
+    def value(self, patches: Tensor, centers: Tensor) -> _Cloud:
         try:
             given = self.side.get(_GIVEN)
         except LookupError:
             given = None
-        with suppress(LookupError):  # called by itself, outside of a forward pass: nothing will read it
-            self.side.put(_CLOUD, _Cloud(output[1].detach(), given))
+        return _Cloud(centers.detach(), given)
 
     def spectra(self, basis: Basis) -> Spectra:
         """Those of the forward pass that runs, or is computed again."""
-        return self.side.get(_CLOUD).spectra(basis)
-
-    def detach(self) -> None:
-        """Take the hooks out of the model."""
-        for handle in self.handles:
-            handle.remove()
-        self.handles.clear()
+        return self.cloud().spectra(basis)
 
 
 class SpectralLayer(TapLayer):
@@ -157,7 +139,7 @@ def bound_spectra(model: nn.Module, spectra: Spectra) -> Iterator[None]:
     layer = next((module for module in model.modules() if isinstance(module, SpectralLayer)), None)
     if layer is None:
         raise ValueError(f"{type(model).__name__} has no PointGST adapter, so nothing reads spectra")
-    with layer.source.side.bind(**{_GIVEN: spectra, _CLOUD: _Cloud(None, spectra)}):
+    with layer.source.side.bind(**{_GIVEN: spectra, CLOUD: _Cloud(None, spectra)}):
         yield
 
 

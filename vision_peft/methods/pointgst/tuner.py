@@ -8,15 +8,13 @@ from torch import nn
 
 from peft_kernels.layer import AdapterLayer, features_of
 from peft_kernels.slices import Rows
-from peft_kernels.targets import find_backbone
 from peft_kernels.tuner import AdapterTuner
+from vision_peft.methods.patches import point_backbone, token_names
 from vision_peft.methods.pointgst.adapter import Pcsa
 from vision_peft.methods.pointgst.spectra import SpectralLayer, SpectraSource, check_local_size
 
 if TYPE_CHECKING:
     from vision_peft.methods.pointgst.config import PointGstConfig
-
-_TOKENS = ("cls_token", "cls_pos")
 
 
 class PointGstTuner(AdapterTuner):
@@ -31,20 +29,12 @@ class PointGstTuner(AdapterTuner):
         return super()._prepare_adapter_config(peft_config, model_config)
 
     def _backbone(self) -> tuple[str, Any]:
-        found = find_backbone(self.model)
-        if found is None or not hasattr(found[1], "group_divider"):
-            raise ValueError(
-                f"PointGST reads the centres of a point transformer's patches, and {type(self.model).__name__} has "
-                "none: take a model such as point_mae or point_gpt_l"
-            )
-        return found[0], found[1]
+        return point_backbone(self.model, "PointGST")
 
     def default_modules_to_save(self, config: PointGstConfig, model: nn.Module) -> list[str]:
         path, backbone = self._backbone()
-        prefix = f"{path}." if path else ""
-        names = [f"{prefix}{name}" for name in _TOKENS if name in backbone._parameters]
-        norm = [f"{prefix}blocks.cls_norm"] if hasattr(backbone.blocks, "cls_norm") else []
-        return [*super().default_modules_to_save(config, model), *names, *norm]
+        norm = [f"{path}.blocks.cls_norm".lstrip(".")] if hasattr(backbone.blocks, "cls_norm") else []
+        return [*super().default_modules_to_save(config, model), *token_names(path, backbone), *norm]
 
     def _block(self, key: str) -> Any:
         return self.model.get_submodule(key.rpartition(".")[0])
