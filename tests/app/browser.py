@@ -57,7 +57,7 @@ class Visitor:
     def open(self, path: str = "/") -> Page:
         """The page, once it is there."""
         self.page.goto(self.url + path)
-        self.page.wait_for_selector("#start")
+        self.page.wait_for_selector("button.primary:visible")
         return self.page
 
     def shot(self, name: str) -> None:
