@@ -125,7 +125,7 @@ def against_parameters(results: Results) -> str:
         best = max(rows, key=lambda row: row.figures[column.name].mean)
         finding = f"Highest: {best.method} with {y.write(best.figures[column.name].mean)}"
     title = f"{column.heading.capitalize()} against parameters"
-    return chart(title, finding, series, x, y, lines=False, named=True, key="plane", size=(460, 270))
+    return chart(title, finding, series, x, y, lines=False, named=True, key="plane", size=(620, 290))
 
 
 def looked_closer(run: Run, method: str, other: str) -> str:

@@ -228,3 +228,11 @@ def luminance(colour: str) -> float:
     parts = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
     linear = [part / 12.92 if part <= 0.03928 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def test_step_times_that_could_not_be_measured_are_said_to_be_missing(tmp_path: Path) -> None:
+    found = dataclasses.replace(results(1), timing={}, unmeasured={"the step times": "the machine was busy"})
+    write_report(found, task(), tmp_path / "report.html")
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "<dt>Step</dt><dd>Not measured.</dd>" in text
+    assert "The step times could not be measured: the machine was busy" in text
