@@ -148,6 +148,15 @@ def test_a_cloud_is_the_same_alone_and_beside_others() -> None:
     torch.testing.assert_close(model(x[1:2]), model(x)[1:2], rtol=1e-5, atol=1e-6)
 
 
+def test_a_model_in_half_precision_has_outputs_near_those_in_float32() -> None:
+    low = adapted(model=tiny().bfloat16())
+    assert low(clouds().bfloat16()).dtype == torch.bfloat16
+    model, x = adapted(), clouds()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = model(x)
+    torch.testing.assert_close(found.float(), model(x), rtol=0.1, atol=0.1)
+
+
 def test_prompts_leave_the_sequence_as_long_as_it_was() -> None:
     model: Any = adapted().get_base_model()
     _, found = model.forward_intermediates(clouds())

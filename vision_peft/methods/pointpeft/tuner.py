@@ -76,6 +76,12 @@ class PointPeftTuner(AdapterTuner):
         for layer in layers:
             layer.source = source
 
+    def _cast_adapter_dtype(self, adapter_name: str, autocast_adapter_dtype: bool = True) -> None:
+        super()._cast_adapter_dtype(adapter_name, autocast_adapter_dtype)
+        for module in self.model.modules():
+            if isinstance(module, PointPeft):  # PEFT casts parameters, and no statistics
+                module.norm.to(module.norm.weight.dtype)
+
     @staticmethod
     def _warn_if_larger(config: Any, key: str, adapter: nn.Module, base: nn.Module) -> None:
         """What all blocks share counts for all of them."""
