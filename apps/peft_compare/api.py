@@ -6,6 +6,7 @@ client.predict(ID, api_name="/result")                       the record, as in r
 client.predict(ID, api_name="/cancel")
 """
 
+import re
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +24,9 @@ from peft_compare.vision_request import Choice, name_of, words_of
 from peft_compare.vision_view import results_of
 from peft_runs.errors import UsageError
 from peft_runs.read import split_words
+
+# Settings of the shared recipe or of one method's; nothing that names a file.
+SETTABLE = re.compile(r"(\w+\.)?(method\.\w+|optim\.\w+|model\.pretrained|data\.(train|test)_size|run\.precision)")
 
 
 def offer(frame: Frame) -> None:
@@ -43,8 +47,9 @@ def offer(frame: Frame) -> None:
         with told():
             extra = tuple(shlex.split(settings))
             for key, _ in split_words(list(extra)):
-                if key.endswith(("data.name", "data.root", "model.name", "run.tracker")):
+                if not SETTABLE.fullmatch(key):
                     raise RefusedError(f"--{key} cannot be set from here")
+            frame.settings.check_model(model)
             choice = Choice(names, model, epochs=epochs, seeds=seeds, budget=budget or None, extra=extra)
             words = words_of(choice)
             run = frame.queue.add("vision", name_of(choice), "vision-peft", words, owner_of(request.cookies))

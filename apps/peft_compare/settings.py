@@ -4,6 +4,8 @@ import ipaddress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from peft_compare.refusals import RefusedError
+
 MIB = 2**20
 
 
@@ -50,6 +52,19 @@ class Settings:
     password: str | None = None
     jobs: int = 1
     limits: Limits = field(default_factory=Limits)
+
+    def check_model(self, name: str) -> None:
+        """Refuse a folder of this machine as a model's name, where not only this machine's own people ask.
+
+        Raises:
+            RefusedError: it names a folder.
+        """
+        if loopback(self.host):
+            return
+        from diffusion_peft.embedded import NAMES  # seconds, which workers and the command's help need not wait
+
+        if name.startswith("local-dir:") or (name not in NAMES and Path(name).expanduser().exists()):
+            raise RefusedError(f"{name!r} is a folder of the machine that serves this page: choose a model by its name")
 
     @property
     def known_hosts(self) -> frozenset[str]:

@@ -68,6 +68,7 @@ def test_what_the_page_shows_was_worked_out(real: Served, done: str) -> None:
         (("lora", "vit_mini", 0), "epochs must be from 1 to 500, found 0"),
         (("lora", "vit_mini", 1, 1, 0, "--data.root /etc"), "--data.root cannot be set from here"),
         (("lora", "vit_mini", 1, 1, 0, "--lora.data.root=/etc"), "--lora.data.root cannot be set from here"),
+        (("lora", "vit_mini", 1, 1, 0, "--model.weights /etc/passwd"), "--model.weights cannot be set from here"),
         (("lora", "vit_mini", 1, 1, 0, "--optim.lrr 3"), "unknown recipe key 'optim.lrr'"),
         (("lora", "vit_mini", 1, 1, 0, "; touch /tmp/x"), "';' is not understood"),
     ],

@@ -7,7 +7,11 @@ import httpx
 import pytest
 
 from peft_compare.command import read
+from peft_compare.drawing.drawer import Drawer
+from peft_compare.drawing.requests import Layers
 from peft_compare.refusals import RefusedError
+from peft_compare.settings import Settings
+from peft_runs.errors import UsageError
 from tests.app.conftest import Served, serving
 
 
@@ -145,3 +149,15 @@ def test_by_default_this_machine_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     settings, opens = read([])
     assert (settings.host, settings.password, opens) == ("127.0.0.1", None, False)
     assert settings.known_hosts == {"127.0.0.1", "localhost", "::1"}
+
+
+def test_a_folder_of_the_server_is_not_for_visitors_from_elsewhere(tmp_path: Path) -> None:
+    elsewhere, here = Settings(tmp_path, host="192.168.1.7"), Settings(tmp_path)
+    for name in ("local-dir:/srv/model", str(tmp_path)):
+        here.check_model(name)
+        with pytest.raises(RefusedError, match="a folder of the machine that serves this page"):
+            elsewhere.check_model(name)
+        with pytest.raises(UsageError, match="a folder of the machine that serves this page"):
+            Drawer(check=elsewhere.check_model).ask(Layers(name))
+    for name in ("vit_mini", "mini_sd", "hf-hub:timm/vit", "owner/name"):
+        elsewhere.check_model(name)

@@ -17,6 +17,7 @@ from typing import Any
 from PIL import Image
 
 from peft_compare.drawing.requests import Request, to_json
+from peft_compare.refusals import RefusedError
 from peft_runs.errors import RunError, UsageError
 
 STARTING = 90.0  # seconds that a new process has on top: it loads the libraries
@@ -32,6 +33,7 @@ class Drawer:
         idle: seconds after which a process that nobody asks gives its memory back.
         threads: of the process; None leaves it to torch.
         log: what the process says; None is nowhere.
+        check: raises RefusedError for a pipeline that may not be opened.
     """
 
     def __init__(
@@ -41,7 +43,9 @@ class Drawer:
         idle: float = 600.0,
         threads: int | None = None,
         log: Path | None = None,
+        check: Callable[[str], None] = lambda name: None,
     ) -> None:
+        self.check = check
         self.seconds, self.idle, self.threads, self.log = seconds, idle, threads, log
         self.process: subprocess.Popen[str] | None = None
         self._answers: queue.Queue[str | None] = queue.Queue()
@@ -59,6 +63,10 @@ class Drawer:
             UsageError: what is asked for cannot be had, or too many are waiting.
             RunError: the process broke, or took too long; the next request finds a new one.
         """
+        try:
+            self.check(request.pipeline)
+        except RefusedError as refusal:
+            raise UsageError(str(refusal)) from None
         with self._counting:
             if self.inside > self.most_waiting:
                 raise UsageError("many pictures are being drawn right now: try again in a few seconds")

@@ -22,7 +22,7 @@ EXAMPLE_SAID = "It came with the app, as the same command wrote it. Choose metho
 
 def build(frame: Frame) -> None:
     """Lay the page out and connect it."""
-    drawer = Drawer(threads=1)
+    drawer = Drawer(threads=1, check=frame.settings.check_model)
     frame.closing.append(drawer.close)
     with gr.Row(elem_classes="moves"):
         with gr.Column(scale=2, min_width=300, elem_classes="card"):

@@ -60,9 +60,10 @@ class Form:
         """What the visitor asks for.
 
         Raises:
-            RefusedError: the upload is missing.
+            RefusedError: the upload is missing, or the pipeline is a folder of this machine and the visitor is not.
         """
         task, pipeline, data, place, captions, named, kind, *rest = values
+        frame.settings.check_model(str(pipeline or "").strip())
         methods, budget, parameters, seeds, epochs, judged, layers, *each = rest
         sizes = dict(zip(self.sizes, each, strict=False))
         rates = dict(zip(self.rates, each[len(self.sizes) :], strict=True))

@@ -49,8 +49,9 @@ class Form:
         """What the visitor asks for.
 
         Raises:
-            RefusedError: the upload is missing.
+            RefusedError: the upload is missing, or the model is a folder of this machine and the visitor is not.
         """
+        frame.settings.check_model(str(values[0] or "").strip())
         model, data, place, methods, budget, parameters, seeds, epochs = values[:8]
         sizes = dict(zip(self.sizes, values[8 : 8 + len(self.sizes)], strict=True))
         rates = dict(zip(self.rates, values[8 + len(self.sizes) :], strict=True))
