@@ -72,11 +72,13 @@ def delete_adapters(model: nn.Module, names: str | Sequence[str]) -> None:
 
     Raises:
         AdapterError: there is no adapter of a name.
-        ValueError: one of them is merged.
+        ValueError: one of them is merged, or they are all that a `PeftModel` has: without any it would be none.
     """
     names = [names] if isinstance(names, str) else list(names)
     for name in names:
         check_name(model, name)
+    if isinstance(model, PeftModel) and set(model.peft_config) <= set(names):
+        raise ValueError("these are all adapters of a PeftModel: `unload()` gives the plain model back")
     layers = list(_layers(model))
     for layer in layers:
         merged = [name for name in names if name in getattr(layer, "merged_adapters", ())]

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import UNet2DModel
+from peft import get_peft_model
 from torch import Tensor, nn
 
 import diffusion_peft as dp
@@ -190,3 +191,14 @@ def test_failed_attachment_changes_nothing() -> None:
     with pytest.raises(dp.AdapterError, match=r"no adapter called 'two'"):
         dp.set_adapters(model, ["one", "two"])
     assert structure(model) == before
+
+
+def test_the_last_adapter_of_a_peft_model_stays_and_the_error_tells_the_way_back() -> None:
+    model = get_peft_model(small("dit"), configured("bitfit"))
+    before = set(model.state_dict())
+    with pytest.raises(ValueError, match="`unload\\(\\)` gives the plain model back"):
+        dp.delete_adapters(model, "default")
+    assert set(model.state_dict()) == before
+    model.add_adapter("other", configured("bitfit"))
+    dp.delete_adapters(model, "default")
+    assert set(model.peft_config) == {"other"}
