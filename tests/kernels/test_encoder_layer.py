@@ -16,8 +16,8 @@ from .capabilities.layers import LAYERS
 from .capabilities.methods import METHODS
 
 TARGETS = {"Linear": ["linear1", "linear2"], "LayerNorm": ["norm1", "norm2"], "MultiheadAttention": ["self_attn"]}
-# SPT's plan names the model's own tensors, not layers by type: it has a test of its own.
-OWN = [method for method in METHODS.values() if method.own and method.name not in ("linear_probe", "spt")]
+# SPT's plan names the model's own tensors, not layers by type: it has a test of its own. SCEdit wants a UNet's skips.
+OWN = [method for method in METHODS.values() if method.own and method.name not in ("linear_probe", "spt", "scedit")]
 CASES = [(method.name, layer) for method in OWN for layer in TARGETS if method.lack("attach", LAYERS[layer]) is None]
 
 

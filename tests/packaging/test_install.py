@@ -19,7 +19,7 @@ import pytest
 pytest.importorskip("hatchling", reason="hatchling, the build backend, is not installed here")
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = {"peft_kernels", "vision_peft", "diffusion_peft", "peft_runs"}
+PACKAGES = {"peft_kernels", "vision_peft", "diffusion_peft", "peft_runs", "peft_compare"}
 EMBEDDED = sorted(path.parent.name for path in ROOT.glob("vision_peft/assets/*/model.safetensors"))
 
 
