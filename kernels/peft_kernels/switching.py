@@ -98,7 +98,7 @@ def delete_adapters(model: nn.Module, names: str | Sequence[str]) -> None:
             if isinstance(layer, (BaseTunerLayer, AuxiliaryTrainingWrapper)) and not _names(layer):
                 parent._modules[child] = _taken_off(layer)
     if not model.peft_config:
-        del model.peft_config
+        del model.peft_config  # type: ignore[misc] (of a PeftModel one is left)
     else:
         _tell(model, [name for name in _active(layers) if name in model.peft_config])  # type: ignore[operator]
 
