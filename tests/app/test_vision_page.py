@@ -120,7 +120,7 @@ def test_a_run_is_deleted_and_taken_back(visitor: Visitor, stand_in: Served) -> 
     page = visitor.open()
     run = start(page, ("lora",), 1)
     let_go(stand_in, run)
-    expect(page.locator("#compared table.results")).to_be_visible()
+    expect(page.locator(".runs .state-done")).to_have_count(1)
     page.locator(f"[data-event=remove][data-run='{run}']").click()
     expect(page.locator(".undo")).to_contain_text("deleted")
     assert stand_in.runs.find(run) is None  # type: ignore[attr-defined]
