@@ -28,6 +28,7 @@ LOOK_EVERY, LOOK_RARELY = 1.0, 15.0  # seconds between two looks at the disk: wh
 
 # Events that a page's own functions need no place for in the public interface.
 HIDDEN: dict[str, Any] = {"show_progress": "hidden", "queue": False, "api_visibility": "private"}
+SAYING: dict[str, Any] = {**HIDDEN, "queue": True}  # what `gr.Warning` says comes through Gradio's queue alone
 
 
 @dataclass
@@ -60,6 +61,14 @@ class Frame:
     def list_of(self, request: gr.Request, opened: str, deleted: Run | None = None) -> str:
         """The list of this browser's runs."""
         return run_list(self.runs.of(owner_of(request.cookies)), opened, deleted)
+
+    def cancel(self, request: gr.Request, run_id: str) -> None:
+        """End a run for whom it belongs to; anybody else is told, in events with `SAYING`."""
+        run = self.runs.find(run_id)
+        if run is not None and run.request.owner in ("", owner_of(request.cookies)):
+            self.queue.cancel(run)
+        elif run is not None:
+            gr.Warning("This run was started in another browser; only that one can cancel it.")
 
     def pace(self, request: gr.Request, opened: str) -> gr.Timer:
         """The clock as fast as this browser needs it."""

@@ -6,7 +6,7 @@ from typing import Any
 import gradio as gr
 
 from peft_compare import adapter_view as view
-from peft_compare.frame import EXAMPLES, HIDDEN, Frame
+from peft_compare.frame import EXAMPLES, HIDDEN, SAYING, Frame
 from peft_compare.guard import owner_of
 from peft_compare.inspecting import CARD, kind_of
 from peft_compare.look import notice
@@ -88,9 +88,7 @@ def build(frame: Frame) -> None:
         return "", run.id, frame.list_of(request, run.id), frame.pace(request, run.id)
 
     def stop(run_id: str, seen: str, request: gr.Request) -> tuple[Any, ...]:
-        run = frame.runs.find(run_id)
-        if run is not None and run.request.owner in ("", owner_of(request.cookies)):
-            frame.queue.cancel(run)
+        frame.cancel(request, run_id)
         return show(run_id, seen)
 
     def offer(request: gr.Request) -> gr.Dropdown:
@@ -102,7 +100,7 @@ def build(frame: Frame) -> None:
     frame.tab.select(show, [frame.opened, seen], shown, **HIDDEN)
     own.focus(offer, None, own, **HIDDEN)
     start.click(begin, [files, own, model], [failed, frame.opened, frame.listed, frame.clock], **HIDDEN)
-    cancel.click(stop, [frame.opened, seen], shown, **HIDDEN)
+    cancel.click(stop, [frame.opened, seen], shown, **SAYING)
 
 
 def _taken(frame: Frame) -> str:

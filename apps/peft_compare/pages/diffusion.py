@@ -7,7 +7,7 @@ import gradio as gr
 from peft_compare import diffusion_request as request_of
 from peft_compare import diffusion_view as view
 from peft_compare.drawing.drawer import Drawer
-from peft_compare.frame import EXAMPLES, HIDDEN, Frame
+from peft_compare.frame import EXAMPLES, HIDDEN, SAYING, Frame
 from peft_compare.guard import owner_of
 from peft_compare.look import notice
 from peft_compare.pages import diffusion_choose, diffusion_draw, diffusion_text
@@ -83,18 +83,14 @@ def build(frame: Frame) -> None:
         return "", run.id, frame.list_of(request, run.id), frame.pace(request, run.id)
 
     def stop(run_id: str, seen: str, request: gr.Request) -> tuple[Any, ...]:
-        run = frame.runs.find(run_id)
-        if run is not None and run.request.owner in ("", owner_of(request.cookies)):
-            frame.queue.cancel(run)
-        elif run is not None:
-            gr.Warning("This run was started in another browser; only that one can cancel it.")
+        frame.cancel(request, run_id)
         return show(run_id, seen)
 
     shown = [watched, cancel, samples, curves, compared, tools, *drawing.outputs, seen]
     gr.on([frame.opened.change, frame.clock.tick], show, [frame.opened, seen], shown, **HIDDEN)
     frame.blocks.load(show, [frame.opened, seen], shown, **HIDDEN)
     start.click(begin, form.inputs, [failed, frame.opened, frame.listed, frame.clock], **HIDDEN)
-    cancel.click(stop, [frame.opened, seen], shown, **HIDDEN)
+    cancel.click(stop, [frame.opened, seen], shown, **SAYING)
 
 
 def _found(frame: Frame, run_id: str) -> Run | None:

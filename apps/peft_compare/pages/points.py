@@ -8,7 +8,7 @@ import gradio as gr
 from peft_compare import points_request as request_of
 from peft_compare import points_view as view
 from peft_compare import vision_view
-from peft_compare.frame import EXAMPLES, HIDDEN, Frame
+from peft_compare.frame import EXAMPLES, HIDDEN, SAYING, Frame
 from peft_compare.guard import owner_of
 from peft_compare.look import notice
 from peft_compare.refusals import RefusedError
@@ -116,9 +116,7 @@ def build(frame: Frame) -> None:
         return "", made.id, frame.list_of(request, made.id), frame.pace(request, made.id)
 
     def stop(run_id: str, seen: str, k: float, request: gr.Request) -> tuple[Any, ...]:
-        run = frame.runs.find(run_id)
-        if run is not None and run.request.owner in ("", owner_of(request.cookies)):
-            frame.queue.cancel(run)
+        frame.cancel(request, run_id)
         return show(run_id, seen, k)
 
     inputs, shown = [frame.opened, seen, k], [watched, cancel, compared, cloud, plot, named, spectra, seen]
@@ -128,7 +126,7 @@ def build(frame: Frame) -> None:
     gr.on([cloud.input, k.release], look, [frame.opened, cloud, k], [plot, named, spectra], **HIDDEN)
     start.click(begin, [methods, epochs, count], [failed, frame.opened, frame.listed, frame.clock], **HIDDEN)
     file.upload(take, [file, frame.opened], [refused, frame.opened, frame.listed, frame.clock], **HIDDEN)
-    cancel.click(stop, inputs, shown, **HIDDEN)
+    cancel.click(stop, inputs, shown, **SAYING)
 
 
 def _key(frame: Frame, run: Run) -> str:

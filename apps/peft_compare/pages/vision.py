@@ -8,7 +8,7 @@ import gradio as gr
 
 from peft_compare import vision_request as request_of
 from peft_compare import vision_view as view
-from peft_compare.frame import EXAMPLES, HIDDEN, Frame
+from peft_compare.frame import EXAMPLES, HIDDEN, SAYING, Frame
 from peft_compare.guard import owner_of
 from peft_compare.look import glyph, notice
 from peft_compare.pages import vision_try
@@ -143,11 +143,7 @@ def build(frame: Frame) -> None:
         return "", run.id, frame.list_of(request, run.id), frame.pace(request, run.id)
 
     def stop(run_id: str, seen: str, request: gr.Request) -> tuple[Any, ...]:
-        run = frame.runs.find(run_id)
-        if run is not None and run.request.owner in ("", owner_of(request.cookies)):
-            frame.queue.cancel(run)
-        elif run is not None:
-            gr.Warning("This run was started in another browser; only that one can cancel it.")
+        frame.cancel(request, run_id)
         return show(run_id, seen)
 
     def look_closer(run_id: str, first: str, second: str) -> str:
@@ -158,8 +154,7 @@ def build(frame: Frame) -> None:
     gr.on([frame.opened.change, frame.clock.tick], show, [frame.opened, seen], shown, **HIDDEN)
     frame.blocks.load(show, [frame.opened, seen], shown, **HIDDEN)
     start.click(begin, form.inputs, [chosen, frame.opened, frame.listed, frame.clock], **HIDDEN)
-    # What `gr.Warning` says comes through Gradio's queue alone.
-    cancel.click(stop, [frame.opened, seen], shown, **{**HIDDEN, "queue": True})
+    cancel.click(stop, [frame.opened, seen], shown, **SAYING)
     for picked in (first, second):
         picked.input(look_closer, [frame.opened, first, second], closely, **HIDDEN)
 
