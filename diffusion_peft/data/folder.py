@@ -1,4 +1,4 @@
-"""A user's pictures: an imagefolder with captions in its `metadata.jsonl`, or any folder of pictures and one prompt."""
+"""A user's pictures: with captions in `metadata.jsonl` or in a text file beside each picture, or with one prompt."""
 
 from pathlib import Path, PurePosixPath
 
@@ -17,7 +17,7 @@ class FolderPictures:
 
     Args:
         root: folder or zip.
-        column: of the captions in `metadata.jsonl`.
+        column: of the captions in `metadata.jsonl`. Without such a file `1.txt` beside `1.png` holds its caption.
         prompt: the caption of all pictures; the metadata are then not read.
         least: pixels that the shorter side has to have.
 
@@ -27,22 +27,35 @@ class FolderPictures:
 
     def __init__(self, root: Path, column: str = "text", prompt: str | None = None, least: int = 1):
         self.root, self.least = root, least
+        self.archive = Archive(root)
+        files = self.archive.names()
+        self.names = [name for name in files if PurePosixPath(name).suffix.lower() in ENDINGS]
+        texts = {name for name in files if name.endswith(".txt")}
+        beside = [str(PurePosixPath(name).with_suffix(".txt")) for name in self.names]
         if prompt is not None:
-            self.archive = Archive(root)
-            self.names = [name for name in self.archive.names() if PurePosixPath(name).suffix.lower() in ENDINGS]
             self.captions = [prompt] * len(self.names)
-        else:
-            if root.exists() and not any(PurePosixPath(name).name == METADATA for name in Archive(root).names()):
-                raise DataError(
-                    f"{root} has no captions: {METADATA} with lines such as "
-                    f'{{"file_name": "1.png", "{column}": "..."}} is missing; or add --data.prompt WORDS for all'
-                )
+        elif any(PurePosixPath(name).name == METADATA for name in files):
             folder = CaptionedFolder(root, column)
-            self.archive = folder.archive
             self.names = [str(folder.place / row["file_name"]) for row in folder.rows]
             self.captions = [row[column] for row in folder.rows]
+        elif texts.intersection(beside):
+            self.captions = [self._caption(name, text, texts) for name, text in zip(self.names, beside, strict=True)]
+        elif self.names:
+            raise DataError(
+                f"{root} has no captions: {METADATA} with lines such as "
+                f'{{"file_name": "1.png", "{column}": "..."}} is missing, and so is a text file beside each picture; '
+                "or add --data.prompt WORDS for all"
+            )
         if not self.names:
             raise DataError(f"{root} holds no pictures ({', '.join(sorted(ENDINGS))})")
+
+    def _caption(self, name: str, text: str, texts: set[str]) -> str:
+        if text not in texts:
+            raise DataError(f"{self.root / name} has no caption, as others have: {PurePosixPath(text).name} is missing")
+        try:
+            return " ".join(self.archive.read(text).decode("utf-8-sig").split())
+        except UnicodeDecodeError:
+            raise DataError(f"{self.root / text} is no text in UTF-8") from None
 
     def __len__(self) -> int:
         return len(self.names)

@@ -137,7 +137,7 @@ class TuningData:
         name: `folder` (at `root`), `emoji` (at `root`, on coloured grounds, as the embedded pipelines know them),
             `hfds/NAME` (a dataset of the hub, `root` its `data_dir`), or a set that the project draws itself: `style`,
             `subject`, `spelling`.
-        root: folder or zip of pictures, with captions in its `metadata.jsonl`.
+        root: folder or zip of pictures, with captions in its `metadata.jsonl` or in a text file beside each.
         column: of the captions there.
         prompt: one caption for all pictures, instead of theirs.
         size: pixels along a side; null is what the pipeline makes by itself.

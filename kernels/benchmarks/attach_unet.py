@@ -1,12 +1,14 @@
 """Seconds to attach, save and load every method on a UNet of the size of Stable Diffusion 1.5, and the file's size.
 
 Process CPU time, one thread, each once: 860 million random parameters in float32 (or `--dtype`), the methods with their
-defaults. The file is compared with what the trained numbers need, four bytes each, eight where places are saved too.
+defaults, and SaRA by a density too. The file is compared with what the trained numbers need, four bytes each, eight
+where places are saved too, and with that and the head of the file, which holds each tensor's name, dtype and shape.
 
     python kernels/benchmarks/attach_unet.py [--methods lora snell] [--dtype bfloat16]
 """
 
 import argparse
+import json
 import tempfile
 import time
 import warnings
@@ -24,6 +26,7 @@ import diffusion_peft as dp
 from peft_kernels.registry import methods
 
 BOUND = 5.0  # seconds
+BY_DENSITY = "sara, density"
 CONFIG: dict[str, Any] = {"sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8}
 
 
@@ -54,18 +57,20 @@ def measure(model: nn.Module, config: PeftConfig) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         row["save"] = seconds(lambda: dp.save_adapter(model, folder))
         size = (Path(folder) / "adapter_model.safetensors").stat().st_size
-        places = any("index" in key or "indices" in key for key in _keys(folder))
+        head, keys = _head(Path(folder) / "adapter_model.safetensors")
+        need = trained * (8 if any("index" in key or "indices" in key for key in keys) else 4)
         dp.delete_adapters(model, "default")
         row["load"] = seconds(lambda: dp.load_adapter(model, folder))
         dp.delete_adapters(model, "default")
-    return {**row, "parameters": trained, "bytes": size, "size_to_need": size / (trained * (8 if places else 4))}
+    ratios = {"size_to_need": size / need, "size_to_need_and_head": size / (need + head)}
+    return {**row, "parameters": trained, "bytes": size, **ratios}
 
 
-def _keys(folder: str) -> list[str]:
-    from safetensors import safe_open
-
-    with safe_open(Path(folder) / "adapter_model.safetensors", "pt") as file:
-        return list(file.keys())
+def _head(path: Path) -> tuple[int, list[str]]:
+    """Bytes before the first tensor of a safetensors file, and the tensors' names."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        return 8 + length, list(json.loads(file.read(length)))
 
 
 def main() -> None:
@@ -76,19 +81,21 @@ def main() -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     model = unet(getattr(torch, settings.dtype))
-    known = methods()
+    configs: dict[str, Callable[..., PeftConfig]] = {name: method.config for name, method in methods().items()}
+    configs[BY_DENSITY] = lambda: dp.SaraConfig(density=0.058)
     rows = {}
-    print(f"{'':<14}{'attach':>8}{'save':>8}{'load':>8}{'parameters':>14}{'MB':>10}{'size':>8}")
-    for name in settings.methods or known:
+    print(f"{'':<14}{'attach':>8}{'save':>8}{'load':>8}{'parameters':>14}{'MB':>10}{'size':>8}{'+ head':>8}")
+    for name in settings.methods or configs:
         try:
-            row = measure(model, known[name].config())
+            row = measure(model, configs[name]())
         except ValueError as error:
             print(f"{name:<14}{str(error).partition(':')[0]}")
             continue
         rows[name] = {key: round(value, 4) if isinstance(value, float) else value for key, value in row.items()}
         times = "".join(f"{row[key]:>7.2f}{' ' if row[key] <= BOUND else '!'}" for key in ("attach", "save", "load"))
         print(
-            f"{name:<14}{times}{row['parameters']:>14,}{row['bytes'] / 1e6:>10.2f}{row['size_to_need']:>8.3f}",
+            f"{name:<14}{times}{row['parameters']:>14,}{row['bytes'] / 1e6:>10.2f}{row['size_to_need']:>8.3f}"
+            f"{row['size_to_need_and_head']:>8.3f}",
             flush=True,
         )
     print(write_results("attach_unet", vars(settings), rows))
