@@ -134,3 +134,35 @@ def first_call(model: Any) -> Iterator[dict[str, Any]]:
         yield noted
     finally:
         handle.remove()
+
+
+@contextmanager
+def encoded_once(pipeline: Any) -> Iterator[None]:
+    """Within the block a pipeline encodes each prompt once, and takes it out again whenever it is asked for."""
+    encode, kept = pipeline.encode_prompt, dict[str, tuple[Tensor | None, ...]]()
+    signature = inspect.signature(encode)
+
+    def known(*args: Any, **kwargs: Any) -> tuple[Tensor | None, ...]:
+        given = signature.bind(*args, **kwargs).arguments
+        prompts = given["prompt"]
+        if not isinstance(prompts, list) or any(isinstance(value, Tensor) for value in given.values()):
+            return encode(*args, **kwargs)
+        rows = []
+        for place in range(len(prompts)):
+            own = {name: [value[place]] if isinstance(value, list) else value for name, value in given.items()}
+            if repr(own) not in kept:
+                kept[repr(own)] = encode(**own)
+            rows.append(kept[repr(own)])
+        return tuple(_stacked(parts) for parts in zip(*rows, strict=True))
+
+    pipeline.encode_prompt = known
+    try:
+        yield
+    finally:
+        del pipeline.encode_prompt
+
+
+def _stacked(parts: Sequence[Tensor | None]) -> Tensor | None:
+    """The rows of several prompts; what is the same for all of them (places of tokens) stays as it is."""
+    rows = [part for part in parts if part is not None]
+    return torch.cat(rows) if rows and len(rows[0]) == 1 else parts[0]

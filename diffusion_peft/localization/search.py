@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from diffusion_peft.localization.generations import Generations
+from diffusion_peft.localization.generations import Generations, encoded_once
 from diffusion_peft.localization.layers import bare, chosen_layers, text_layers
 from diffusion_peft.localization.measures import Measures, Metric, Reader
 from diffusion_peft.localization.pairs import Pair, pairs_of
@@ -123,24 +123,27 @@ class Search:
     def score(self, sets: Sequence[tuple[int, ...]]) -> None:
         """Score sets of layers on all pairs."""
         for first in range(0, len(self.pairs), self.batch):
-            chunk = self.pairs[first : first + self.batch]
-            seeds = self.seeds[first : first + self.batch]
             missing = [chosen for chosen in sets if self.report.pictures(*chosen) <= first]
-            if not missing:
-                continue
-            target, source, states = self.run.plain(chunk, seeds)
-            if self.report.pictures() <= first:
-                self.report.add((), self.measure(source, source, target, chunk))
-            for place in range(0, len(missing), self.at_once):
-                now = missing[place : place + self.at_once]
-                if states is None:
-                    found = self.run.together(chunk, seeds, now)[1:]
-                else:
-                    found = self.run.injected(chunk, seeds, now, states)
-                for chosen, pictures in zip(now, found, strict=True):
-                    self.report.add(chosen, self.measure(pictures, source, target, chunk))
-                if self.told is not None:
-                    self.told(self.report, self.report.done, self.total)
+            if missing:
+                with encoded_once(self.run.pipeline):
+                    self._score(missing, first)
+
+    def _score(self, sets: Sequence[tuple[int, ...]], first: int) -> None:
+        """Score sets of layers on a call's pairs, from the first one on."""
+        pairs, seeds = self.pairs[first : first + self.batch], self.seeds[first : first + self.batch]
+        target, source, states = self.run.plain(pairs, seeds)
+        if self.report.pictures() <= first:
+            self.report.add((), self.measure(source, source, target, pairs))
+        for place in range(0, len(sets), self.at_once):
+            now = sets[place : place + self.at_once]
+            if states is None:
+                found = self.run.together(pairs, seeds, now)[1:]
+            else:
+                found = self.run.injected(pairs, seeds, now, states)
+            for chosen, pictures in zip(now, found, strict=True):
+                self.report.add(chosen, self.measure(pictures, source, target, pairs))
+            if self.told is not None:
+                self.told(self.report, self.report.done, self.total)
 
 
 def digest(model: nn.Module) -> str:

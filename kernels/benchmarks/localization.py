@@ -18,7 +18,7 @@ from measure import Step, cpu_seconds, write_results
 from torch import Tensor
 
 import diffusion_peft as dp
-from diffusion_peft.localization.generations import Generations
+from diffusion_peft.localization.generations import Generations, encoded_once
 from diffusion_peft.localization.pairs import pairs_of
 from diffusion_peft.pipelines.opening import open_pipeline
 
@@ -62,13 +62,14 @@ def replay(run: Generations, pairs: list[Any], seeds: list[int], stored: list[in
 def search(run: Generations, pairs: list[Any], seeds: list[int], at_once: int, beside: bool) -> None:
     """``at_once`` layers a call, the target in the same batch or its states put in."""
     layers = [layer.index for layer in dp.text_layers(run.pipeline)]
-    states = run.plain(pairs, seeds)[-1]
-    for place in range(0, len(layers), at_once):
-        sets = [(layer,) for layer in layers[place : place + at_once]]
-        if beside or states is None:
-            run.together(pairs, seeds, sets)
-        else:
-            run.injected(pairs, seeds, sets, states)
+    with encoded_once(run.pipeline):
+        states = run.plain(pairs, seeds)[-1]
+        for place in range(0, len(layers), at_once):
+            sets = [(layer,) for layer in layers[place : place + at_once]]
+            if beside or states is None:
+                run.together(pairs, seeds, sets)
+            else:
+                run.injected(pairs, seeds, sets, states)
 
 
 def main() -> None:

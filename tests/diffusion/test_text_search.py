@@ -9,7 +9,7 @@ from diffusers import DDPMScheduler, DiffusionPipeline, IFPipeline
 from torch import Tensor, nn
 
 import diffusion_peft as dp
-from diffusion_peft.localization.generations import Generations
+from diffusion_peft.localization.generations import Generations, encoded_once
 from diffusion_peft.localization.pairs import pairs_of
 from tests.diffusion.tiny_pipelines import KINDS, SIZE, WIDTH, t5, t5_tokenizer, unet
 
@@ -92,6 +92,23 @@ def test_layers_together_are_scored_as_one_by_one(pipelines: dict[str, Any]) -> 
     together = dp.localize_text_layers(pipelines["sd3"], PAIRS, at_once=2, **small("sd3"))
     for layer in alone.indices:
         assert alone.of(layer) == pytest.approx(together.of(layer), rel=1e-3, abs=1e-3)
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_each_prompt_is_encoded_once(kind: str, pipelines: dict[str, Any]) -> None:
+    pipe, seen = pipelines[kind], list[list[int]]()
+    pairs, more = pairs_of(PAIRS[:2]), small(kind)["settings"]
+    run = Generations(pipe, 2, 5.0, settings=more)
+    expected = run.together(pairs, [0, 1], [(), (0,)])
+    handle = pipe.text_encoder.register_forward_pre_hook(lambda module, args: seen.extend(args[0].tolist()))
+    with handle, encoded_once(pipe):
+        found = [run.together(pairs, [0, 1], [(), (0,)]) for _ in range(2)]
+    for prompt in (prompt for pair in pairs for prompt in pair):
+        tokens = pipe.tokenizer(prompt, padding="max_length", max_length=len(seen[0]), truncation=True).input_ids
+        assert seen.count(tokens) == 1
+    assert "encode_prompt" not in vars(pipe)
+    for pictures, wanted in zip(found[0] + found[1], 2 * expected, strict=True):
+        torch.testing.assert_close(pictures, wanted, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["sd1", "sdxl", "if"])
