@@ -112,8 +112,10 @@ def prompts(options: argparse.Namespace) -> tuple[str | tuple[str, str], ...]:
         except (OSError, UnicodeDecodeError) as error:
             raise UsageError(f"the prompts {options.prompts} cannot be read: {error}") from None
         for line in filter(str.strip, lines):
-            source, tab, target = line.partition("\t")
-            found.append((source.strip(), target.strip()) if tab else source.strip())
+            parts = [part.strip() for part in line.split("\t")]
+            if len(parts) > 2:
+                raise UsageError(f"a line of {options.prompts} has {len(parts)} parts, expected SOURCE, TARGET: {line}")
+            found.append((parts[0], parts[1]) if len(parts) == 2 else parts[0])
     if not found:
         raise UsageError("nothing is asked for: add --prompt WORDS, --pair SOURCE TARGET or --prompts FILE")
     return tuple(found)

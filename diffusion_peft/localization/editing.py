@@ -73,6 +73,8 @@ def edit_text(
     numbers = [layer.index for layer in chosen_layers(pipe, layers)]
     seeds = range(42, 42 + len(pairs)) if seeds is None else seeds
     _one_each("seeds", len(seeds), len(pairs))
+    if batch < 1:
+        raise ValueError(f"`batch` must be at least 1; found {batch}")
     if latents is not None:
         _one_each("latents", len(latents), len(pairs))
     found = []
@@ -135,8 +137,10 @@ def replace_words(
 
 def replaced(prompt: str, replace: Replace) -> str:
     """A prompt without unwanted words."""
-    if not isinstance(replace, Mapping):
+    if callable(replace):
         return replace(prompt)
+    if not isinstance(replace, Mapping):
+        raise ValueError(f"`replace` must map words to others, or be a function of a prompt; found {replace!r}")
     others = {word.lower(): other for word, other in replace.items()}
     pattern = "|".join(re.escape(word) for word in sorted(others, key=len, reverse=True))
     if not pattern:

@@ -48,6 +48,12 @@ class Generations:
     latents: Tensor | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError(f"`steps` must be at least 1; found {self.steps}")
+        if self.start_step > self.steps:
+            raise ValueError(f"`start_step` must be at most {self.steps}, the number of steps; found {self.start_step}")
+
     def pictures(self, prompts: Sequence[str], seeds: Sequence[int]) -> Tensor:
         """One picture a prompt, ``[N, 3, H, W]`` in 0 to 1."""
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]

@@ -38,6 +38,9 @@ def pairs_of(prompts: Sequence[str | tuple[str, str]]) -> list[Pair]:
     if isinstance(prompts, str) or not prompts:
         raise ValueError(f"`prompts` must be a list of prompts or of (source, target) pairs; found {prompts!r}")
     if all(isinstance(prompt, (tuple, list)) and len(prompt) == 2 for prompt in prompts):
+        wrong = [part for prompt in prompts for part in prompt if not isinstance(part, str)]
+        if wrong:
+            raise ValueError(f"a (source, target) pair must be two texts; found {wrong[0]!r}")
         return [Pair(*prompt) for prompt in prompts]
     if not all(isinstance(prompt, str) for prompt in prompts):
         raise ValueError("`prompts` must be all prompts or all (source, target) pairs")

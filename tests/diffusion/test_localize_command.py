@@ -96,6 +96,14 @@ def test_half_a_question_is_refused(
     assert message in error
 
 
+def test_a_line_of_three_prompts_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "prompts.txt"
+    file.write_text("a sign\ta word\ta star\n", encoding="utf-8")
+    code, _, error = here(capsys, "localize", "--pipeline", "mini_sd", "--prompts", file, "--out", tmp_path / "out")
+    assert code == 2
+    assert "prompts.txt has 3 parts, expected SOURCE, TARGET: a sign" in error
+
+
 def test_prompts_come_from_a_file(pipelines: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "prompts.txt"
     file.write_text('a "circle" in red\n\na "star"\n', encoding="utf-8")

@@ -112,12 +112,20 @@ def test_edits_start_from_given_latents(pipe: Any) -> None:
         ({"layers": "auto"}, "no text layers are published"),
         ({"layers": [4]}, "there is no text layer 4"),
         ({"start_step": 2, "end_step": 1}, "counted from 0"),
+        ({"start_step": 4}, "`start_step` must be at most 3, the number of steps; found 4"),
+        ({"steps": 0}, "`steps` must be at least 1; found 0"),
+        ({"batch": 0}, "`batch` must be at least 1; found 0"),
         ({"heads": {1: [9]}}, "has the heads 0 to"),
     ],
 )
 def test_unusable_settings_are_refused(given: dict[str, Any], message: str, pipe: Any) -> None:
     with pytest.raises(ValueError, match=message):
         dp.edit_text(pipe, PAIRS, **{"layers": [1], **ASKED, **given})
+
+
+def test_a_word_to_replace_needs_another(pipe: Any) -> None:
+    with pytest.raises(ValueError, match="`replace` must map words to others, or be a function of a prompt; found 'x'"):
+        dp.replace_words(pipe, ["a star"], "x", [1], **ASKED)  # type: ignore[arg-type]
 
 
 def test_pictures_are_inverted_with_ddim_alone() -> None:

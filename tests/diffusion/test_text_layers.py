@@ -78,9 +78,13 @@ def test_added_keys_and_values_are_numbered_as_they_run(deepfloyd: UNet2DConditi
 
 
 def test_published_layers_have_the_papers_parameters(deepfloyd: UNet2DConditionModel) -> None:
-    assert dp.projection_parameters(published("sdxl")) == 15_728_640
-    assert dp.projection_parameters(published("sd3")) == 4_721_664
-    assert dp.projection_parameters(deepfloyd) == 11_899_008
+    models = {"sdxl": published("sdxl"), "sd3": published("sd3"), "if": deepfloyd}
+    found = {name: dp.projection_parameters(model) for name, model in models.items()}
+    assert found == {"sdxl": 15_728_640, "sd3": 4_721_664, "if": 11_899_008}
+    sizes = {name: sum(p.numel() for p in model.parameters()) for name, model in models.items()}
+    assert sizes == {"sdxl": 2_567_463_684, "sd3": 2_028_328_000, "if": 4_304_695_110}
+    shares = {name: round(100 * found[name] / size, 4) for name, size in sizes.items()}
+    assert shares == {"sdxl": 0.6126, "sd3": 0.2328, "if": 0.2764}
 
 
 @pytest.mark.parametrize(

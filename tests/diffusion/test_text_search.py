@@ -181,6 +181,7 @@ def test_words_are_exchanged(words: list[str]) -> None:
         (["a sign"], "needs one text in quotes"),
         (['a "sign"', 'the "sign"', 'a "word"'], "cannot exchange them"),
         (['a "sign"', ("a", "b")], "all prompts or all"),
+        ([("a", "b"), ("a", 3)], "must be two texts; found 3"),
     ],
 )
 def test_unusable_prompts_are_refused(prompts: Any, message: str, pipelines: dict[str, Any]) -> None:
