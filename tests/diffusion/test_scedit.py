@@ -220,6 +220,31 @@ def test_freeu_comes_before_the_tuner() -> None:
     assert (run(model) - run(plain)).abs().max() > 1e-4
 
 
+def test_what_a_controlnet_adds_to_the_skips_comes_before_the_tuner() -> None:
+    model = with_tuner()
+    layers: list[Any] = [model.get_submodule(skip.reader) for skip in long_skips(model)]
+    widths = [skip.channels for skip in long_skips(model)]
+
+    def skips(modules: list[Any], **added: Any) -> list[Tensor]:
+        read: list[Tensor] = []
+        handles = [module.register_forward_pre_hook(lambda _, args: read.append(args[0])) for module in modules]
+        torch.manual_seed(7)
+        with torch.no_grad():
+            model(torch.randn(2, 4, 8, 8), torch.tensor([3, 7]), torch.randn(2, 5, 12), **added)
+        for handle in handles:
+            handle.remove()
+        return [x[:, -width:] for x, width in zip(read, widths, strict=True)]
+
+    plain = skips(layers)
+    added = [torch.randn_like(skip) for skip in plain]
+    more = {"down_block_additional_residuals": added[::-1], "mid_block_additional_residual": torch.zeros(())}
+    expected = [skip + residual for skip, residual in zip(plain, added, strict=True)]
+    torch.testing.assert_close(skips(layers, **more), expected)
+    with torch.no_grad():
+        edited = [skip + layer.adapters["one"](skip) for skip, layer in zip(expected, layers, strict=True)]
+    torch.testing.assert_close(skips([layer.base_layer for layer in layers], **more), edited, rtol=1e-5, atol=1e-6)
+
+
 def test_tokens() -> None:
     class Block(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
