@@ -47,8 +47,8 @@ def run(family: Family, words: list[str]) -> None:
     )
     add("--negative", default="", help="what guidance leads away from (default: no caption)")
     add("--seeds", type=int, nargs="+", default=[0], help="one picture a prompt for each (default: 0)")
-    add("--steps", type=int, default=25, help="of the pipeline's own scheduler (default: 25)")
-    add("--guidance", type=float, default=4.0, help="strength of the guidance (default: 4)")
+    add("--steps", type=int, help="of the pipeline's own scheduler (default: 25; 1 with an adapter for one step)")
+    add("--guidance", type=float, help="its strength (default: 4; in one step what the adapter was trained with)")
     add("--size", type=int, help="pixels along a side (default: the pipeline's own)")
     add("--dtype", default="float32", choices=("float32", "bfloat16", "float16"), help="of the weights")
     add("--batch", type=int, default=8, help="pictures at once (default: 8)")
@@ -59,7 +59,7 @@ def run(family: Family, words: list[str]) -> None:
     if not options.prompt:
         raise UsageError("nothing is asked for: add --prompt WORDS, once for each prompt")
     for name in ("steps", "batch"):
-        if getattr(options, name) < 1:
+        if getattr(options, name) is not None and getattr(options, name) < 1:
             raise UsageError(f"--{name} must be at least 1, found {getattr(options, name)}")
     if options.image and options.condition:
         raise UsageError("condition images are either computed from --image, or given as --condition")
@@ -71,6 +71,8 @@ def run(family: Family, words: list[str]) -> None:
 
     from accelerate import PartialState
 
+    from diffusion_peft.pipelines.one_step import FILE as ONE_STEP
+    from diffusion_peft.pipelines.one_step import OneStep
     from peft_runs.durable import whole_folder
     from peft_runs.progress import RunProgress
     from peft_runs.put_on import Weighed, base_of
@@ -79,6 +81,11 @@ def run(family: Family, words: list[str]) -> None:
     adapters = tuple(Weighed.read(text) for text in options.adapter)
     if not options.pipeline and not adapters:
         raise UsageError("nothing to draw with: add --pipeline NAME_OR_FOLDER or --adapter FOLDER")
+    once = [OneStep.load(adapter.folder) for adapter in adapters if (adapter.folder / ONE_STEP).is_file()]
+    if options.steps is None:
+        options.steps = 1 if once else Asked.steps
+    if options.guidance is None:
+        options.guidance = once[0].guidance if once and options.steps == 1 else Asked.guidance
     asked = Asked(
         pipeline=options.pipeline or base_of(adapters[0]),
         adapters=adapters,

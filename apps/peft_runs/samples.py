@@ -14,6 +14,8 @@ from torch import Tensor
 
 from diffusion_peft.methods.scedit import condition_on
 from diffusion_peft.pipelines.kinds import Given, Kind, kind_of
+from diffusion_peft.pipelines.one_step import FILE as ONE_STEP
+from diffusion_peft.pipelines.one_step import one_step
 from diffusion_peft.pipelines.opening import open_pipeline, picture_size
 from diffusion_peft.pipelines.sampling import Sampling, grid, sample
 from peft_runs.durable import write_json
@@ -63,6 +65,9 @@ class Asked:
 def draw(asked: Asked, out: Path, device: torch.device, progress: RunProgress) -> None:
     """Draw everything into the empty folder `out`: PNGs, a grid, and `samples.json`."""
     pipeline = open_pipeline(asked.pipeline, asked.dtype)
+    for adapter in asked.adapters:
+        if asked.steps == 1 and (adapter.folder / ONE_STEP).is_file():
+            one_step(pipeline, adapter.folder)  # refuses another schedule than it was trained with
     kind = kind_of(pipeline)
     how = Sampling(asked.steps, asked.guidance, asked.size or picture_size(pipeline))
     pipeline.to(device)

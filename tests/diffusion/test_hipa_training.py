@@ -66,6 +66,18 @@ def test_run_leaves_a_lora_and_what_it_was_trained_for(run: Path, bases: Path):
     assert dp.one_step(pipeline, run / "adapter").scheduler.config.timestep_spacing == "trailing"
 
 
+def test_sample_takes_one_step_unless_more_are_asked_for(run: Path, bases: Path, tmp_path: Path, capsys):
+    asked = ("sample", "--adapter", run, "--prompt", "star", "--size", SIZE)
+    for more, steps, guidance in (((), 1, 1.0), (("--steps", 2), 2, 4.0)):
+        out = tmp_path / f"steps_{steps}"
+        assert here(capsys, *asked, *more, "--out", out)[0] == 0
+        found = json.loads((out / "samples.json").read_text())
+        assert (found["steps"], found["guidance"]) == (steps, guidance)
+    code, _, error = here(capsys, *asked, "--pipeline", bases / "sd1", "--out", tmp_path / "other")
+    assert code != 0
+    assert "was trained for another schedule (prediction_type: v_prediction, not epsilon" in " ".join(error.split())
+
+
 @pytest.mark.parametrize(
     ("kind", "more"),
     [
