@@ -9,8 +9,9 @@ from torch.nn import functional as F
 
 import vision_peft as vp
 from vision_peft.models.piip import InteractionSpec
-from vision_peft.models.piip.branches import segments
+from vision_peft.models.piip.branches import view
 from vision_peft.models.piip.interaction import Unit
+from vision_peft.models.piip.segments import segments
 
 from .tiny_pyramids import branches, opened, pictures, tiny
 
@@ -67,6 +68,16 @@ def test_segments(depth, count, lengths):
     assert [last - first + 1 for first, last in found] == lengths
     assert found[0][0] == 0
     assert found[-1][1] == depth - 1
+
+
+@pytest.mark.parametrize(
+    ("depths", "lengths"), [((3, 3, 9, 3), [3, 4, 2, *[1] * 8, 4]), ((3, 3, 27, 3), [3, 4, 4, *[3] * 8, 4])]
+)
+def test_segments_of_convolutional_branches_follow_their_stages(depths, lengths):
+    with torch.device("meta"):
+        found = view(timm.create_model("convnext_atto", depths=depths)).segments(12, "branch")
+    assert [last - first + 1 for first, last in found] == lengths
+    assert [first for first, _ in found[1:]] == [last + 1 for _, last in found[:-1]]
 
 
 def test_an_empty_segment_passes_a_branch_by():
@@ -133,6 +144,8 @@ REFUSED = [
     ({"output": "merge"}, "did you mean 'merged'"),
     ({"n_pointz": 4}, "no setting 'n_pointz' .did you mean 'n_points'"),
     ({"class_token": False}, "needs output='merged' or 'dense'"),
+    ({"merge_at": (0, 1, 2)}, "merge_at needs output='dense'; found 'separate'"),
+    ({"merge_at": (0, 2, 1, 3), "output": "dense"}, r"four segments of 0 to 2 in order; found \[0, 2, 1, 3\]"),
     ({"branches": branches(widths=(64, 48, 32)), "output": "merged"}, "multiples of 32; found 48, and the nearest is"),
 ]
 

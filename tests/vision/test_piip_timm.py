@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from timm.optim import param_groups_layer_decay
 
 from vision_peft import interactions_config
-from vision_peft.models.piip import Piip
+from vision_peft.models.piip import Piip, macs
 from vision_peft.models.piip.released import checkpoint_filter_fn
 
 from .tiny_pyramids import branches, opened, pictures, tiny
@@ -29,6 +29,21 @@ def test_default_configuration_names_what_is_there(name):
     assert cfg["input_size"][1:] == model.layout.sizes[-1]
 
 
+def test_the_embedded_pyramid_is_its_pretrained_branches():
+    model: Any = timm.create_model("piip_mini", pretrained=True).eval()
+    plain: Any = timm.create_model("vit_mini", pretrained=True).eval()
+    x = pictures()
+    assert torch.equal(model.branch2.blocks[1].mlp.fc1.weight, plain.blocks[1].mlp.fc1.weight)
+    small = torch.nn.functional.interpolate(x, (32, 32), mode="bilinear")
+    assert torch.allclose(model(x), (plain(small) + model.branch2(x)) / 2, atol=1e-5)
+    assert macs(model)["branch1"] == macs(plain)["total"]
+    model.train()(x).sum().backward()
+    assert model.interactions[-1].interaction_units_12.branch2to1_injector.ca_gamma.grad.abs().max() > 0
+    dense: Any = timm.create_model("piip_mini", pretrained=True, features_only=True, out_indices=(2,))
+    assert [tuple(each.shape) for each in dense(x)] == [(2, 128, 16, 16)]
+    assert not [n for n, _ in dense.named_parameters() if "levels" in n]
+
+
 def test_features_only_gives_a_pyramid_of_levels():
     model: Any = tiny(features_only=True)
     assert model.feature_info.channels() == [64] * 4
@@ -38,6 +53,54 @@ def test_features_only_gives_a_pyramid_of_levels():
     some: Any = tiny(features_only=True, out_indices=(1, 3))
     assert [level.shape[-1] for level in some(pictures())] == [8, 2]
     assert "branch1.cls_token" not in model.model.state_dict()
+
+
+CONV = {"depths": (1, 1, 3, 1)}
+HYBRIDS: dict[str, Any] = {
+    "conv, vit": [("convnext_atto", 64, {**CONV, "dims": (32, 64, 64, 128)}), *branches((96,), (64,), 6)],
+    "vit, conv": [*branches((64,), (128,), 6), ("convnext_atto", 96, {**CONV, "dims": (32, 32, 64, 64)})],
+    "conv, vit, conv": [
+        ("convnext_atto", 64, {**CONV, "dims": (32, 64, 128, 256)}),
+        *branches((64,), (64,), 6),
+        ("convnext_atto", 96, {**CONV, "dims": (32, 32, 64, 64)}),
+    ],
+}
+
+
+@pytest.mark.parametrize("name", HYBRIDS)
+def test_a_convolutional_branch_gives_levels_of_four_depths(name):
+    settings: dict[str, Any] = {"n_interactions": 5, "features_only": True}
+    model, x = tiny(HYBRIDS[name], **settings), pictures(96, 96)
+    maps = model(x)
+    assert model.feature_info.reduction() == [4, 8, 16, 32]
+    assert [tuple(each.shape) for each in maps] == [
+        (2, width, side, side) for width, side in zip(model.feature_info.channels(), (24, 12, 6, 3), strict=True)
+    ]
+    assert model.model.merge_at == [0, 1, 3, 4]
+    sum(each.square().mean() for each in maps).backward()
+    assert not [n for n, p in model.named_parameters() if p.grad is None]
+    part = tiny(HYBRIDS[name], out_indices=(0, 2), **settings)
+    part.model.load_state_dict(model.model.state_dict(), strict=False)
+    assert len(part.model.interactions) == 4
+    for found, expected in zip(part(x), (maps[0], maps[2]), strict=True):
+        assert torch.allclose(found, expected, atol=1e-6)
+
+
+def test_four_depths_are_chosen():
+    model = tiny(features_only=True, n_interactions=3, given=HYBRIDS["conv, vit"])
+    assert model.model.merge_at is None  # too few segments: all levels are made of the last map
+    again = tiny(branches(depth=6), features_only=True, n_interactions=6, merge_at=(0, 2, 4, -1))
+    assert again.model.merge_at == [0, 2, 4, 5]
+    assert [tuple(each.shape[2:]) for each in again(pictures())] == [(16, 16), (8, 8), (4, 4), (2, 2)]
+
+
+@pytest.mark.parametrize("output", ["merged", "separate"])
+def test_features_of_hybrid_classifiers_are_where_they_are_said_to_be(output):
+    model = tiny(HYBRIDS["vit, conv"], n_interactions=5, output=output)
+    maps = model.forward_intermediates(pictures(96, 96), intermediates_only=True)
+    assert [(each.shape[1], 96 // each.shape[2]) for each in maps] == [
+        (info["num_chs"], info["reduction"]) for info in model.feature_info
+    ]
 
 
 def test_features_of_a_classifier_are_the_branches_maps():
@@ -145,8 +208,12 @@ def test_an_adapter_holds_what_is_new_and_the_branches_stay(output, tmp_path):
     assert all(torch.equal(plain.state_dict()[n], p) for n, p in frozen.items() if not any(h in n for h in heads))
 
 
+def two_branches(**settings: Any) -> Any:
+    return opened(tiny(branches((32, 64), (64, 32), 2), n_interactions=2, **settings))
+
+
 def test_compiled_and_exported_are_the_same():
-    model, x = opened(tiny()), pictures()
+    model, x = two_branches(), pictures()
     expected = model(x)
     compiled = torch.compile(model, backend="aot_eager")
     assert torch.allclose(compiled(x), expected, atol=1e-5)
@@ -159,7 +226,7 @@ def test_compiled_and_exported_are_the_same():
 def test_onnx_is_the_same(output, tmp_path):
     pytest.importorskip("onnxscript", reason="needs onnxscript, which torch.onnx.export stands on")
     onnxruntime = pytest.importorskip("onnxruntime")
-    model, x = opened(tiny(output=output)), pictures()
+    model, x = two_branches(output=output), pictures()
     program: Any = torch.onnx.export(model, (x,), dynamo=True, verbose=False)
     program.save(tmp_path / "model.onnx")
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx")

@@ -26,6 +26,15 @@ def test_size() -> None:
     assert not [name for name, _ in model.named_buffers()]  # nothing that a frozen model would still change
 
 
+def test_other_sizes_of_pictures() -> None:
+    model: Any = timm.create_model("vit_mini", pretrained=True, img_size=48)
+    plain: Any = timm.create_model("vit_mini", pretrained=True)
+    assert model.pos_embed.shape == (1, 144, 128)
+    assert torch.equal(model.blocks[1].mlp.fc1.weight, plain.blocks[1].mlp.fc1.weight)
+    maps: Any = timm.create_model("vit_mini", pretrained=True, img_size=48, features_only=True, out_indices=(1, 4))
+    assert [tuple(found.shape) for found in maps(torch.randn(1, 3, 48, 48))] == [(1, 128, 12, 12)] * 2
+
+
 def test_shapes() -> None:
     model: Any = timm.create_model("vit_mini", num_classes=7).eval()
     x = torch.randn(2, 3, 32, 32)

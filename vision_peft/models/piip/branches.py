@@ -5,7 +5,7 @@ A branch stays the model that timm made. These views name what the pyramid asks 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,10 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from .attention import Grid
+from .segments import segments
+
+STAGES = 4
+"""Of a convolutional branch."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,8 @@ class State:
 class Transformer:
     """A vision transformer of timm (ViT, DeiT, AugReg, DINOv2, ...)."""
 
+    in_stages = False
+
     def __init__(self, model: Any, class_position: bool = True) -> None:
         self.model, self.class_position = model, class_position
 
@@ -65,6 +71,10 @@ class Transformer:
     def strides(self) -> list[int]:
         """Pixels a token after each block."""
         return [self.model.patch_embed.patch_size[0]] * self.depth
+
+    def segments(self, count: int, name: str) -> list[list[int]]:
+        """Blocks ``[first, last]`` of each of ``count`` segments; ``name`` is the branch's in messages."""
+        return segments(self.depth, count, name)
 
     @property
     def dynamic(self) -> bool:
@@ -167,6 +177,8 @@ class BeitTransformer(Transformer):
 class Convolutional(Transformer):
     """ConvNeXt: maps instead of tokens; a stage's downsampling counts as a block."""
 
+    in_stages = True
+
     def _blocks(self) -> list[tuple[nn.Module, int, int]]:
         found, stride = [], self.model.feature_info[0]["reduction"]
         for stage, info in zip(self.model.stages, self.model.feature_info, strict=True):
@@ -190,6 +202,16 @@ class Convolutional(Transformer):
     @property
     def strides(self) -> list[int]:
         return [stride for _, _, stride in self._blocks()]
+
+    def segments(self, count: int, name: str) -> list[list[int]]:
+        """As the authors divide them: from four on a segment for each stage, and for the third all that are left."""
+        ends = [index for index, (_, _, stride) in enumerate(self._blocks()[1:]) if stride != self.strides[index]]
+        if count < STAGES or len(ends) != STAGES - 1:
+            return super().segments(count, name)
+        first, last = ends[1] + 1, ends[2]
+        middle = segments(last - first, count - STAGES + 1, f"the third stage of {name}")  # beside its downsampling
+        third = [[first + (k > 0) + begin, first + 1 + end] for k, (begin, end) in enumerate(middle)]
+        return [[0, ends[0]], [ends[0] + 1, ends[1]], *third, [last + 1, self.depth - 1]]
 
     def embed(self, image: Tensor) -> State:
         return self._from_map(self.model.stem(image))
@@ -242,39 +264,3 @@ def view(model: nn.Module, class_position: bool = True) -> Transformer:
     if not isinstance(getattr(model, "patch_drop", None), (nn.Identity, type(None))):
         raise ValueError("a branch cannot drop patches, which the others read; set patch_drop_rate to 0")
     return VIEWS[kind](model, class_position) if kind is VisionTransformer else VIEWS[kind](model)
-
-
-def segments(depth: int, count: int, branch: str) -> list[list[int]]:
-    """Blocks ``[first, last]`` of each of ``count`` segments, nearly equal, the longer ones last.
-
-    Raises:
-        ValueError: fewer blocks than segments.
-    """
-    if not 1 <= count <= depth:
-        raise ValueError(f"n_interactions must be from 1 to the {depth} blocks of {branch}; found {count}")
-    each, more = divmod(depth, count)
-    found, first = [], 0
-    for index in range(count):
-        size = each + (index >= count - more)
-        found.append([first, first + size - 1])
-        first += size
-    return found
-
-
-def check_segments(given: Sequence[Sequence[Sequence[int]]], depths: Sequence[int], names: Sequence[str]) -> None:
-    """Raise where given segments are not one list a branch, of one length, each going on where the last ended."""
-    if len(given) != len(names) or len({len(own) for own in given}) > 1:
-        found = [len(own) for own in given]
-        raise ValueError(
-            f"interaction_indexes must have one list for each of the {len(names)} branches, all of the same length; "
-            f"found lengths {found}"
-        )
-    for own, depth, name in zip(given, depths, names, strict=True):
-        end = -1
-        for first, last in own:
-            if first != end + 1 or last < end or last >= depth:
-                raise ValueError(
-                    f"interaction_indexes of {name} must run through blocks 0 to {depth - 1} without gaps, "
-                    f"[{end + 1}, {end}] for none; found [{first}, {last}] after block {end}"
-                )
-            end = last

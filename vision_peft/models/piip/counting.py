@@ -11,30 +11,37 @@ from timm.layers import Attention
 from torch import Tensor, nn
 
 from .attention import DeformableAttention
-from .pyramid import Piip
+from .layout import Size
 
 
-def macs(model: Piip, batch: int = 1) -> dict[str, int]:
-    """Multiply-accumulates of one forward pass: for each branch, the interactions, the rest, and in ``total``.
+def macs(model: nn.Module, batch: int = 1, size: Size | None = None) -> dict[str, int]:
+    """Multiply-accumulates of one forward pass: for each part (branch, interactions, ...), and in ``total``.
 
     Linear layers without and convolutions with their biases, two an element of a norm, ``2 n² d`` for an attention
     over n patches (class tokens are not counted), ``5 n K d`` for the samples of an interaction.
 
     Args:
-        model: is run on zeros, where it is; on the meta device that computes nothing.
+        model: a pyramid, or a timm model to compare it with; it is run on zeros, where it is, and on the meta device
+            that computes nothing.
         batch: pictures.
+        size: their height and width; by default what the model is made for.
     """
     counts: Counter[str] = Counter()
+    whole: Any = model
+    if size is None:
+        layout = getattr(whole, "layout", None)
+        size = layout.sizes[-1] if layout is not None else whole.default_cfg["input_size"][-2:]
+    assert size is not None
     handles = []
     for name, module in model.named_modules():
         part = name.split(".")[0]
-        prefix = getattr(getattr(model, part, None), "num_prefix_tokens", 0)
+        prefix = getattr(getattr(model, part, None), "num_prefix_tokens", getattr(model, "num_prefix_tokens", 0))
         if isinstance(module, _COUNTED):
             handles.append(module.register_forward_hook(_hook(counts, part, prefix)))
     like = next(model.parameters())
     try:
         with torch.no_grad():
-            model(torch.zeros(batch, model.in_chans, *model.layout.sizes[-1], device=like.device, dtype=like.dtype))
+            model(torch.zeros(batch, getattr(whole, "in_chans", 3), *size, device=like.device, dtype=like.dtype))
     finally:
         for handle in handles:
             handle.remove()

@@ -1,6 +1,6 @@
 """What a pyramid is not made of, and the nearest thing that it is."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from peft_kernels.config import nearest
@@ -42,3 +42,15 @@ def check_size(branch: str, size: Any, stride: int) -> None:
             f"{branch} takes pictures whose sides are multiples of {stride}; found {found}, "
             f"and the nearest is {nearest_size}"
         )
+
+
+def check_depths(given: Sequence[int] | None, count: int, output: str) -> list[int] | None:
+    """The segments that four levels are merged after, counted from 0; raise where they are not four in order."""
+    if given is None:
+        return None
+    if output != "dense":
+        raise ValueError(f"merge_at needs output='dense'; found {output!r}")
+    found = [k + count if k < 0 else k for k in given]
+    if len(found) != 4 or sorted(found) != found or len(set(found)) < 4 or found[0] < 0 or found[-1] >= count:
+        raise ValueError(f"merge_at must name four segments of 0 to {count - 1} in order; found {list(given)}")
+    return found

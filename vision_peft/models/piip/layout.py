@@ -6,8 +6,9 @@ import warnings
 from collections.abc import Sequence
 from itertools import pairwise
 
-from .branches import Transformer, check_segments, segments
+from .branches import Transformer
 from .errors import check_size
+from .segments import check_segments
 
 Size = tuple[int, int]
 
@@ -21,6 +22,9 @@ class Layout:
         names: of the branches in messages.
         n_interactions: segments that each branch is divided into.
         interaction_indexes: instead, the blocks ``[first, last]`` of each segment of each branch.
+
+    Attributes:
+        reductions: pixels a token of the last branch after each segment.
 
     Raises:
         ValueError: branches out of order, sizes that they cannot take, segments that do not fit.
@@ -43,12 +47,13 @@ class Layout:
         self.sizes: list[Size] = [(size, size) if isinstance(size, int) else (size[0], size[1]) for size in sizes]
         self._check(views)
         if interaction_indexes is None:
-            self.segments = [segments(v.depth, n_interactions, name) for v, name in zip(views, names, strict=True)]
+            self.segments = [v.segments(n_interactions, name) for v, name in zip(views, names, strict=True)]
         else:
             check_segments(interaction_indexes, [each.depth for each in views], self.names)
             self.segments = [[list(part) for part in own] for own in interaction_indexes]
         self.widths = [[v.widths[max(0, last)] for _, last in own] for v, own in zip(views, self.segments, strict=True)]
         self.strides = [each.strides[-1] for each in views]
+        self.reductions = [views[-1].strides[max(0, last)] for _, last in self.segments[-1]]
 
     def _check(self, views: Sequence[Transformer]) -> None:
         widths = [each.widths[-1] for each in views]

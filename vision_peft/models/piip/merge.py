@@ -79,32 +79,49 @@ def _conv(width: int, out: int, dd: dict[str, Any]) -> nn.Conv2d:
 
 
 class Levels(nn.Module):
-    """A feature pyramid of one map: four times and twice as fine, as it is, half as fine (Li et al., ViTDet, 2022).
+    """A feature pyramid of maps: four times and twice as fine, as it is, half as fine (Li et al., ViTDet, 2022).
 
     Args:
-        width: of the map and of each level.
+        widths: of the four maps, each that of its level.
         device: of the parameters.
         dtype: of the parameters.
     """
 
-    scales = (4, 2, 1, 0.5)
+    scales, names = (4, 2, 1, 0.5), ("up4", "up2", "same", "down2")
 
-    def __init__(self, width: int, device: Any = None, dtype: Any = None) -> None:
+    def __init__(self, widths: Sequence[int], device: Any = None, dtype: Any = None) -> None:
         super().__init__()
         dd: dict[str, Any] = {"device": device, "dtype": dtype}
 
-        def finer() -> nn.ConvTranspose2d:
+        def finer(width: int) -> nn.ConvTranspose2d:
             conv = nn.ConvTranspose2d(width, width, 2, stride=2, **dd)
             nn.init.normal_(conv.weight, std=(2 / (4 * width)) ** 0.5)
             nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
             return conv
 
-        self.up4 = nn.Sequential(finer(), nn.GroupNorm(GROUPS, width, **dd), nn.GELU(), finer())
-        self.up2 = finer()
+        first, second, *_ = widths
+        self.up4 = nn.Sequential(finer(first), nn.GroupNorm(GROUPS, first, **dd), nn.GELU(), finer(first))
+        self.up2 = finer(second)
         self.same = nn.Identity()
         self.down2 = nn.MaxPool2d(2)
 
-    def forward(self, x: Tensor, indices: Sequence[int] = (0, 1, 2, 3)) -> list[Tensor]:
+    def forward(self, maps: Tensor | Sequence[Tensor], indices: Sequence[int] = (0, 1, 2, 3)) -> list[Tensor]:
+        """The levels asked for, the finest first, of one map or each of its own."""
+        return [self.get_submodule(self.names[i])(maps if isinstance(maps, Tensor) else maps[i]) for i in indices]
+
+    def keep(self, indices: Sequence[int]) -> None:
+        """Drop what makes other levels than these."""
+        for i, name in enumerate(self.names):
+            if i not in indices:
+                setattr(self, name, nn.Identity())
+
+
+class Stages(nn.Module):
+    """A feature pyramid of maps that come in four strides by themselves."""
+
+    def forward(self, maps: Sequence[Tensor], indices: Sequence[int] = (0, 1, 2, 3)) -> list[Tensor]:
         """The levels asked for, the finest first."""
-        made = (self.up4, self.up2, self.same, self.down2)
-        return [made[i](x) for i in indices]
+        return [maps[i] for i in indices]
+
+    def keep(self, indices: Sequence[int]) -> None:
+        """Nothing is made."""

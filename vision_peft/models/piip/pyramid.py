@@ -17,11 +17,11 @@ from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .branches import State, Transformer, view
-from .errors import choose
+from .branches import STAGES, State, Transformer, view
+from .errors import check_depths, choose
 from .interaction import Interaction, InteractionSpec
 from .layout import Layout, Size
-from .merge import Levels, Merge
+from .merge import Levels, Merge, Stages
 from .timm_api import TimmApi
 
 Readout = Literal["cls", "patch0", "mean"]
@@ -41,6 +41,9 @@ class Piip(TimmApi):
         output: "separate" classifiers with averaged logits, one classifier on the "merged" map, or "dense" levels.
         readout: what separate classifiers read: their class token ("cls", or whatever the branch pools by itself),
             the top left patch ("patch0", as the authors' code and so their published weights do), the patches' "mean".
+        merge_at: of a dense pyramid, the four segments after each of which the branches are merged into one level; by
+            default the first two and the last two where a branch has stages and there are so many, else all levels are
+            made of the last.
         last_interaction: whether the branches hear each other after the last segment; by default they do unless
             class tokens are read out, which that interaction cannot reach.
         class_position: whether class tokens keep their part of a position embedding; the authors' code drops it.
@@ -63,6 +66,7 @@ class Piip(TimmApi):
         interaction_indexes: Sequence[Sequence[Sequence[int]]] | None = None,
         output: Output = "separate",
         readout: Readout = "cls",
+        merge_at: Sequence[int] | None = None,
         last_interaction: bool | None = None,
         class_position: bool = True,
         num_classes: int = 1000,
@@ -78,6 +82,9 @@ class Piip(TimmApi):
         views = [view(branch, class_position) for branch in branches]
         named = names or [f"branch {j} ({type(branch).__name__})" for j, branch in enumerate(branches, 1)]
         self.layout = Layout(views, sizes, named, n_interactions, interaction_indexes)
+        self.merge_at = check_depths(merge_at, self.layout.count, output)
+        if merge_at is None and output == "dense" and self.layout.count >= STAGES and any(v.in_stages for v in views):
+            self.merge_at = [0, 1, self.layout.count - 2, self.layout.count - 1]
         self.num_classes, self.grad_checkpointing = num_classes, False
         self.in_chans = getattr(branches[-1], "in_chans", 3)
         for j, branch in enumerate(branches, 1):
@@ -94,26 +101,33 @@ class Piip(TimmApi):
         self, views: Sequence[Transformer], widths: list[int], drop_rate: float, dd: dict[str, Any]
     ) -> None:
         self.num_features = self.head_hidden_size = sum(widths) if self.output == "separate" else widths[0]
-        stride = self.layout.strides[-1]
         self.feature_info: list[dict[str, Any]] = [
             {"num_chs": sum(self.layout.at(k)), "reduction": stride, "module": f"interactions.{k}"}
-            for k in range(self.layout.count)
+            for k, stride in enumerate(self.layout.reductions)
         ]
         if self.output == "separate":
             return
         for each in views:
             each.drop_head()
-        self.merge = Merge(widths, "classification" if self.output == "merged" else "detection", **dd)
-        if self.output == "merged":
-            self.cls_norm = nn.LayerNorm(widths[0], eps=1e-6, **dd)
-            self.head_drop = nn.Dropout(drop_rate)
-            self.cls_head = nn.Linear(widths[0], self.num_classes, **dd) if self.num_classes else nn.Identity()
+        if self.output == "dense":
+            self._make_levels(dd)
             return
-        self.num_classes = 0
-        self.levels = Levels(widths[0], **dd)
+        self.merge = Merge(widths, "classification", **dd)
+        self.cls_norm = nn.LayerNorm(widths[0], eps=1e-6, **dd)
+        self.head_drop = nn.Dropout(drop_rate)
+        self.cls_head = nn.Linear(widths[0], self.num_classes, **dd) if self.num_classes else nn.Identity()
+
+    def _make_levels(self, dd: dict[str, Any]) -> None:
+        self.num_classes, depths = 0, self.merge_at or [-1] * STAGES
+        merges = [Merge(self.layout.at(k), "stage", **dd) for k in self.merge_at or ()]
+        self.merge = nn.ModuleList(merges) if merges else Merge(self.layout.at(-1), "detection", **dd)
+        widths, strides = ([values[k] for k in depths] for values in (self.layout.widths[0], self.layout.reductions))
+        staged = len(set(strides)) > 1
+        self.levels = Stages() if staged else Levels(widths, **dd)
+        scales = (1,) * STAGES if staged else Levels.scales
         self.feature_info = [
-            {"num_chs": widths[0], "reduction": int(stride / scale), "module": f"levels.{name}"}
-            for scale, name in zip(Levels.scales, ("up4", "up2", "same", "down2"), strict=True)
+            {"num_chs": width, "reduction": int(stride / scale), "module": f"levels.{name}"}
+            for width, stride, scale, name in zip(widths, strides, scales, Levels.names, strict=True)
         ]
 
     def views(self) -> list[Transformer]:
@@ -166,7 +180,11 @@ class Piip(TimmApi):
         new = checkpoint(hear, *given) if again else hear(*given)
         return [State(t, s.grid, s.prefix, s.more) for t, s in zip(new, states, strict=True)]
 
-    def _features(self, states: Sequence[State]) -> Any:
+    def _features(self, found: Sequence[Sequence[State]]) -> Any:
+        if self.merge_at:
+            given = zip(self.merge, self.merge_at, strict=True)  # type: ignore[arg-type]
+            return [merge([state.map() for state in found[k]]) for merge, k in given]
+        states = found[-1]
         if self.output != "separate":
             return self.merge([state.map() for state in states])
         pairs = zip(self.views(), states, strict=True)
@@ -175,8 +193,8 @@ class Piip(TimmApi):
         return tuple(each.normed(State(state.tokens, state.grid)) for each, state in pairs)
 
     def forward_features(self, x: Tensor) -> Any:
-        """What the classifier reads: the merged map, or a tuple of each branch's tokens after its last norm."""
-        return self._features(self.run(x)[-1])
+        """What classifier or levels read: the merged map or maps, or each branch's tokens after its last norm."""
+        return self._features(self.run(x))
 
     def forward_head(self, x: Any, pre_logits: bool = False) -> Any:
         """Logits of `forward_features`' output, or what the last linear layers read, side by side."""
@@ -221,7 +239,7 @@ class Piip(TimmApi):
             return found if intermediates_only else (merged, found)
         states = self.run(x, last if stop_early or intermediates_only else None)
         found = [_side_by_side([state.map() for state in states[k]]) for k in take]
-        return found if intermediates_only else (self._features(states[-1]), found)
+        return found if intermediates_only else (self._features(states), found)
 
 
 def _side_by_side(maps: Sequence[Tensor]) -> Tensor:

@@ -15,6 +15,9 @@ class TimmApi(nn.Module):
     output: str
     layout: Any
     interactions: nn.ModuleList
+    merge: Any
+    merge_at: list[int] | None
+    levels: Any
     feature_info: list[dict[str, Any]]
     num_classes: int
     num_features: int
@@ -77,7 +80,12 @@ class TimmApi(nn.Module):
         """Drop what the intermediates asked for do not need; give their indices."""
         take, last = feature_take_indices(len(self.feature_info), indices)
         if self.output == "dense":
+            self.levels.keep(take)
+        if self.output == "dense" and not self.merge_at:
             return take
+        if self.merge_at:
+            self.merge_at = self.merge_at[: last + 1]
+            self.merge, last = self.merge[: last + 1], self.merge_at[-1]
         count = last + 1
         self.interactions = self.interactions[:count]
         for each, own in zip(self.views(), self.layout.segments, strict=True):
@@ -87,6 +95,6 @@ class TimmApi(nn.Module):
             del own[count:]
         if self.output == "merged" and prune_head:
             self.merge, self.cls_norm, self.cls_head = nn.Identity(), nn.Identity(), nn.Identity()
-        self.feature_info = self.feature_info[:count]
+        self.feature_info = self.feature_info[: take[-1] + 1]
         self.num_classes = 0
         return take
