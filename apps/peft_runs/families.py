@@ -26,13 +26,14 @@ class Family:
 
 
 def _vision_tasks() -> Mapping[str, type[Task]]:
-    from vision_peft.tasks import Classification, CloudClassification, MaskedClouds, PartSegmentation
+    from vision_peft.tasks import Classification, CloudClassification, MaskedClouds, PartSegmentation, Segmentation
 
     return {
         "classification": Classification,
         "clouds": CloudClassification,
         "masked_clouds": MaskedClouds,
         "parts": PartSegmentation,
+        "segmentation": Segmentation,
     }
 
 

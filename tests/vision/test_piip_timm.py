@@ -77,7 +77,7 @@ def test_a_convolutional_branch_gives_levels_of_four_depths(name):
         (2, width, side, side) for width, side in zip(model.feature_info.channels(), (24, 12, 6, 3), strict=True)
     ]
     assert model.model.merge_at == [0, 1, 3, 4]
-    sum(each.square().mean() for each in maps).backward()
+    torch.stack([each.square().mean() for each in maps]).sum().backward()
     assert not [n for n, p in model.named_parameters() if p.grad is None]
     part = tiny(HYBRIDS[name], out_indices=(0, 2), **settings)
     part.model.load_state_dict(model.model.state_dict(), strict=False)

@@ -4,5 +4,6 @@ from vision_peft.tasks.classification import Classification
 from vision_peft.tasks.clouds import CloudClassification
 from vision_peft.tasks.masked_clouds import MaskedClouds
 from vision_peft.tasks.parts import PartSegmentation
+from vision_peft.tasks.segmentation import Segmentation
 
-__all__ = ["Classification", "CloudClassification", "MaskedClouds", "PartSegmentation"]
+__all__ = ["Classification", "CloudClassification", "MaskedClouds", "PartSegmentation", "Segmentation"]

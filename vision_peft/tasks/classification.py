@@ -34,6 +34,7 @@ class ModelSpec:
         name: a model of timm's registry, also `vit_mini`, which comes with this package, or `hf-hub:owner/name`.
         pretrained: start from its pretrained weights.
         fresh_head: start the classifier anew even where the pretrained one has as many classes as the data.
+        img_size: side of the pictures, where the model can be made for another than its own.
         drop_rate: dropout before the head.
         drop_path_rate: stochastic depth.
     """
@@ -41,6 +42,7 @@ class ModelSpec:
     name: str = "vit_mini"
     pretrained: bool = True
     fresh_head: bool = False
+    img_size: int | None = None
     drop_rate: float = 0.0
     drop_path_rate: float = 0.0
 
@@ -132,6 +134,7 @@ class Classification(ByClass):
             DataError: its pretrained weights cannot be had.
         """
         spec = self.model_settings
+        size: dict[str, Any] = {} if spec.img_size is None else {"img_size": spec.img_size}
         if not spec.name.startswith(("hf-hub:", "local-dir:")) and not timm.is_model(spec.name):
             raise unknown("model", spec.name, timm.list_models())
         try:
@@ -143,6 +146,7 @@ class Classification(ByClass):
                 pretrained_cfg_overlay={"num_classes": 0} if spec.fresh_head else None,
                 drop_rate=spec.drop_rate,
                 drop_path_rate=spec.drop_path_rate,
+                **size,
             )
         except (OSError, RuntimeError) as error:
             if not spec.pretrained:
@@ -158,8 +162,7 @@ class Classification(ByClass):
 
     def plain_training_data(self, model: nn.Module) -> Prepared:
         """The training pictures as this model takes them, not varied: what methods look at before they train."""
-        settings = resolve_model_data_config(model)
-        return Prepared(self.train_pictures, evaluation_transform(settings), self.seed)
+        return Prepared(self.train_pictures, evaluation_transform(self._settings(model)), self.seed)
 
     def test_data(self, model: nn.Module) -> Prepared:
         """The test pictures as this model takes them, never varied."""
@@ -170,6 +173,8 @@ class Classification(ByClass):
     def _settings(self, model: nn.Module) -> dict[str, Any]:
         """How this model takes pictures, with the recipe's changes."""
         given = {name: getattr(self.data, name) for name in ("crop_mode", "crop_pct", "mean", "std")}
+        side = self.model_settings.img_size
+        given["input_size"] = None if side is None else (3, side, side)
         return resolve_model_data_config(model) | {name: value for name, value in given.items() if value is not None}
 
     def _kept(self, pictures: Pictures, what: str) -> Pictures:
