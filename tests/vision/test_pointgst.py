@@ -86,14 +86,14 @@ def test_checkpointing_reads_the_spectra_of_its_own_clouds(name: str) -> None:
 def branch(**fields: Any) -> tuple[Pcsa, Basis]:
     """An adapter that changes its input, in float64."""
     torch.manual_seed(0)
-    basis = Basis(local_size=4, dtype=torch.float64)
+    basis = Basis(local_sizes=(4,), dtype=torch.float64)
     return Pcsa(6, 3, basis, **fields).double(), basis
 
 
 def test_the_order_of_frequencies_does_not_matter_in_the_papers_orientation() -> None:
     adapter, basis = branch()
     spectra, z = cloud_spectra(clouds(2, 8).double(), basis), torch.rand(2, 9, 6, dtype=torch.float64)
-    shuffled = spectra._replace(whole=spectra.whole[..., torch.randperm(8)], local=spectra.local.flip(-1))  # type: ignore[union-attr,index]
+    shuffled = spectra._replace(whole=spectra.whole[..., torch.randperm(8)], local=[u.flip(-1) for u in spectra.local])  # type: ignore[index]
     torch.testing.assert_close(adapter.branch(z, shuffled), adapter.branch(z, spectra))
     vertex = branch(vertex=True)[0]
     assert not torch.allclose(vertex.branch(z, shuffled), vertex.branch(z, spectra))
@@ -111,7 +111,7 @@ def test_patches_in_another_order_give_their_tokens_in_that_order() -> None:
 def test_a_pass_that_failed_leaves_no_spectra() -> None:
     model, x = adapted(), clouds()
     expected = model(x)
-    wrong = cloud_spectra(clouds(3, 12), Basis(local_size=4))  # of twelve patches
+    wrong = cloud_spectra(clouds(3, 12), Basis(local_sizes=(4,)))  # of twelve patches
     with pytest.raises(ValueError, match="those of 3 clouds of 12 tokens"):
         with bound_spectra(model, wrong):
             model(x)
@@ -132,7 +132,10 @@ def test_only_the_last_map_learns_at_first() -> None:
     [
         ({"r": 0}, "r must be an integer >= 1"),
         ({"local_size": 0}, "local_size must be an integer >= 1"),
+        ({"local_sizes": []}, "local_sizes must be different integers >= 1, at least one"),
+        ({"local_sizes": [16, 16]}, r"different integers >= 1, at least one; found \[16, 16\]"),
         ({"branches": "globl"}, "global"),
+        ({"frozen_norm": "trian"}, "did you mean 'train'"),
         ({"degree_eps": 0.0}, "degree_eps must be above 0"),
     ],
 )
@@ -145,7 +148,7 @@ def test_a_graph_of_too_many_patches_suggests_local_ones() -> None:
     centers = clouds(1, 1056)
     with pytest.raises(ValueError, match=r"all 1056 patches .* PointGstConfig\(branches='local'\)"):
         cloud_spectra(centers)
-    assert cloud_spectra(centers, Basis(whole=False)).local.shape == (1, 33, 32, 32)  # type: ignore[union-attr]
+    assert cloud_spectra(centers, Basis(whole=False)).local[0].shape == (1, 33, 32, 32)
 
 
 def test_given_spectra_replace_computed_ones() -> None:
@@ -156,6 +159,61 @@ def test_given_spectra_replace_computed_ones() -> None:
         torch.testing.assert_close(model(x), adapted()(x))
     with bound_spectra(model, own._replace(whole=own.whole.flip(0))):  # type: ignore[union-attr]
         assert not torch.allclose(model(x), adapted()(x), rtol=1e-4)
+
+
+def encoder_statistics(model: Any) -> dict[str, Tensor]:
+    state = model.get_base_model().encoder.state_dict()
+    return {name: tensor.clone() for name, tensor in state.items() if "running_" in name}
+
+
+def test_the_patch_encoders_statistics_move_with_the_adapter_alone(tmp_path: Path) -> None:
+    model, x = adapted(frozen_norm="train", modules_to_save=[]), clouds()
+    before, plain = encoder_statistics(model), tiny()(x)
+    assert sum(p.numel() for p in model.parameters() if p.requires_grad) == sum(
+        p.numel() for p in adapted(modules_to_save=[]).parameters() if p.requires_grad
+    )
+    started = model(x)
+    torch.testing.assert_close(started, adapted(modules_to_save=[])(x))
+    model.train()(x)
+    moved = {name for name, tensor in encoder_statistics(model).items() if not torch.equal(tensor, before[name])}
+    assert len(moved) == 4
+    assert all("pcsa_adapter" in name for name in moved)
+    expected = model.eval()(x)
+    assert not torch.allclose(expected, started, rtol=1e-3)
+    with model.disable_adapter():
+        torch.testing.assert_close(model(x), plain)
+    model.save_pretrained(str(tmp_path))
+    loaded = PeftModel.from_pretrained(tiny(), tmp_path).eval()
+    torch.testing.assert_close(loaded(x), expected, rtol=0, atol=0)
+    torch.testing.assert_close(loaded.unload()(x), plain)  # type: ignore[operator]
+
+
+def test_frozen_statistics_stay_by_default() -> None:
+    model = adapted()
+    before = encoder_statistics(model)
+    model.train()(clouds())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in encoder_statistics(model).items())
+
+
+def test_graphs_of_several_sizes_add_up() -> None:
+    adapter, _ = branch()
+    spectra = cloud_spectra(clouds(2, 8).double(), Basis(local_sizes=(4, 2), dtype=torch.float64))
+    z = torch.rand(2, 9, 6, dtype=torch.float64)
+
+    def of(*local: Tensor) -> Tensor:
+        return adapter.branch(z, spectra._replace(local=local))
+
+    none = adapter.branch(z, spectra._replace(local=(), order=None, inverse=None))
+    four, two = spectra.local
+    torch.testing.assert_close(of(four, two) - none, of(four) - none + of(two) - none)
+    assert not torch.allclose(of(two), none)
+
+
+def test_several_sizes_are_saved_and_loaded(tmp_path: Path) -> None:
+    model, x = adapted(local_sizes=(4, 2), branches="local"), clouds()
+    assert not torch.allclose(model(x), adapted(branches="local")(x), rtol=1e-3)
+    model.save_pretrained(str(tmp_path))
+    torch.testing.assert_close(PeftModel.from_pretrained(tiny(), tmp_path).eval()(x), model(x), rtol=0, atol=0)
 
 
 def test_saved_and_loaded_bit_for_bit_after_training(tmp_path: Path) -> None:
@@ -288,7 +346,7 @@ def test_models_of_pictures_are_refused() -> None:
 def test_moving_turning_and_scaling_a_cloud_leaves_its_graph() -> None:
     centers = clouds(2, 16).double()
     turn = torch.linalg.qr(torch.rand(3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(5)))[0]
-    basis = Basis(local_size=None, dtype=torch.float64)
+    basis = Basis(local_sizes=(), dtype=torch.float64)
     one, other = (cloud_spectra(c, basis).whole for c in (centers, 1e3 * centers @ turn + 5))
     assert one is not None
     assert other is not None

@@ -3,16 +3,18 @@
 With ``s`` of shape [batch, P + G, r], its last G rows ``t`` the graph's signal, σ = SiLU and
 ``φ_k(z) = σ(LN_k(z) Aᵀ + a)``:
 
-    h = σ(s),    h[P:] += (t + M₁ᵀ φ₁(M₁ t)) + unsorted(τ + M₂ᵀ φ₂(M₂ τ)),    τ = sorted t, in runs of l tokens
+    h = σ(s),    h[P:] += (t + M₁ᵀ φ₁(M₁ t)) + Σ_l unsorted(τ + M_lᵀ φ₂(M_l τ)),    τ = sorted t, in runs of l tokens
 
 M is ``Uᵀ`` (``spectral``, the paper) or ``U`` (``vertex``, the released code). It is orthogonal, so that the residual
-around φ need not be transformed: one product each way. A branch without a basis is left out.
+around φ need not be transformed: one product each way. A branch without a basis is left out; runs of several lengths l
+share φ₂ and the order.
 
 FLOPs: batch · (4 G² r + 4 G l r + 4 G r²). Kept for the backward pass: ``s`` and the bases, which all layers share.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -24,17 +26,17 @@ EPS = 1e-5
 
 
 class Spectra(NamedTuple):
-    """The bases of a batch of clouds; either may be absent.
+    """The bases of a batch of clouds; there may be none of the whole, or none of runs.
 
     Attributes:
         whole: [B, G, G], eigenvectors in columns.
-        local: [B, n, l, l], those of the runs of l tokens along ``order``.
+        local: [B, n, l, l] for every length l, those of the runs of l tokens along ``order``.
         order: [B, G], the tokens along the curve.
         inverse: [B, G], the way back.
     """
 
     whole: Float[Tensor, "batch tokens tokens"] | None
-    local: Float[Tensor, "batch runs run run"] | None
+    local: Sequence[Float[Tensor, "batch runs run run"]]
     order: Int[Tensor, "batch tokens"] | None
     inverse: Int[Tensor, "batch tokens"] | None
 
@@ -68,10 +70,10 @@ def graph_fourier_reference(
         m = m if vertex else m.mT
         z = m @ t
         added = added + m.mT @ (z + _phi(z, *whole))
-    if spectra.local is not None:
+    for m in spectra.local:
         assert spectra.order is not None
         assert spectra.inverse is not None
-        m = spectra.local.to(s.dtype)
+        m = m.to(s.dtype)
         m = m if vertex else m.mT
         z = m @ _picked(t, spectra.order).view(*m.shape[:-1], -1)
         runs = m.mT @ (z + _phi(z, *local))
@@ -96,14 +98,13 @@ def graph_fourier(
         ValueError: no basis, bases of another batch, or of more tokens than there are.
     """
     tokens = _check(s, spectra)
-    m1, m2 = (None if u is None else u.to(s.dtype) for u in (spectra.whole, spectra.local))
-    order, inverse = (spectra.order, spectra.inverse) if m2 is not None else (None, None)
-    return _middle(s, m1, m2, order, inverse, *whole, *local, vertex, tokens)
+    m1, runs = None if spectra.whole is None else spectra.whole.to(s.dtype), [u.to(s.dtype) for u in spectra.local]
+    return _middle(s, m1, runs, spectra.order, spectra.inverse, *whole, *local, vertex, tokens)
 
 
 def _check(s: Tensor, spectra: Spectra) -> int:
     given = [basis for basis in (spectra.whole, spectra.order) if basis is not None]
-    if not given or (spectra.local is None) != (spectra.order is None):
+    if not given or bool(spectra.local) != (spectra.order is not None):
         raise ValueError("a graph Fourier filter needs a basis of the whole, or of the runs with their order")
     for basis in given:
         if basis.shape[0] != s.shape[0] or basis.shape[1] > s.shape[1]:
@@ -125,7 +126,7 @@ def _branch(m: Tensor, t: Tensor, gamma: Tensor, beta: Tensor, weight: Tensor, b
 def _middle(
     s: Tensor,
     m1: Tensor | None,
-    m2: Tensor | None,
+    runs: list[Tensor],
     order: Tensor | None,
     inverse: Tensor | None,
     gamma1: Tensor,
@@ -145,12 +146,11 @@ def _middle(
         v = _branch(m1, t, gamma1, beta1, weight1, bias1, vertex)[-1]
         points += t
         points.baddbmm_(m1.mT if vertex else m1, F.silu(v))
-    if m2 is not None:
+    for m in runs:
         assert order is not None
         assert inverse is not None
-        runs = _picked(t, order).view(*m2.shape[:-1], -1)
-        v = _branch(m2, runs, gamma2, beta2, weight2, bias2, vertex)[-1]
-        back = (m2.mT if vertex else m2) @ F.silu(v)
+        v = _branch(m, _picked(t, order).view(*m.shape[:-1], -1), gamma2, beta2, weight2, bias2, vertex)[-1]
+        back = (m.mT if vertex else m) @ F.silu(v)
         points += t
         points += _picked(back.view_as(t), inverse)
     return h
@@ -166,7 +166,7 @@ def _backward(
     g: Tensor,
     s: Tensor,
     m1: Tensor | None,
-    m2: Tensor | None,
+    runs: list[Tensor],
     order: Tensor | None,
     inverse: Tensor | None,
     gamma1: Tensor,
@@ -183,20 +183,21 @@ def _backward(
     gs = torch.ops.aten.silu_backward(g, s)
     t, gt = s[:, s.shape[1] - tokens :], g[:, s.shape[1] - tokens :]
     into, found = gs[:, s.shape[1] - tokens :], []
-    for m, own in ((m1, (gamma1, beta1, weight1, bias1)), (m2, (gamma2, beta2, weight2, bias2))):
-        if m is None:
-            found += [torch.zeros_like(parameter) for parameter in own]
-            continue
-        local = m is m2
-        signal, gradient = t, gt
-        if local:
-            assert order is not None
-            assert inverse is not None
-            signal, gradient = (_picked(value, order).view(*m.shape[:-1], -1) for value in (t, gt))
-        back, gradients = _branch_backward(m, signal, gradient, *own, vertex)
-        found += gradients
-        into += gt
-        into += _picked(back.view_as(t), inverse) if local else back  # type: ignore[arg-type]
+    for bases, own in (((m1,), (gamma1, beta1, weight1, bias1)), (runs, (gamma2, beta2, weight2, bias2))):
+        total = [torch.zeros_like(parameter) for parameter in own]
+        for m in bases:
+            if m is None:
+                continue
+            signal, gradient = t, gt
+            if m is not m1:
+                assert order is not None
+                assert inverse is not None
+                signal, gradient = (_picked(value, order).view(*m.shape[:-1], -1) for value in (t, gt))
+            back, gradients = _branch_backward(m, signal, gradient, *own, vertex)
+            into += gt
+            into += back if m is m1 else _picked(back.view_as(t), inverse)  # type: ignore[arg-type]
+            total = [one + other for one, other in zip(total, gradients, strict=True)]
+        found += total
     return [gs, *found]
 
 
@@ -212,19 +213,21 @@ def _branch_backward(m, t, g, gamma, beta, weight, bias, vertex):
 
 
 @_backward.register_fake
-def _(g, s, m1, m2, order, inverse, *own):
+def _(g, s, m1, runs, order, inverse, *own):
     return [torch.empty_like(s), *(torch.empty_like(parameter) for parameter in own[:8])]
 
 
 def _context(ctx, inputs, output):
-    *tensors, ctx.vertex, ctx.tokens = inputs
-    ctx.save_for_backward(*tensors)
+    s, m1, runs, *rest, ctx.vertex, ctx.tokens = inputs
+    ctx.runs = len(runs)
+    ctx.save_for_backward(s, m1, *rest, *runs)
 
 
 def _gradients(ctx, g):
-    s, *rest = ctx.saved_tensors
-    gs, *own = _backward(g.contiguous(), s, *rest, ctx.vertex, ctx.tokens)
-    return gs, None, None, None, None, *own, None, None
+    s, m1, *rest = ctx.saved_tensors
+    own, runs = rest[: len(rest) - ctx.runs], rest[len(rest) - ctx.runs :]
+    gs, *found = _backward(g.contiguous(), s, m1, runs, *own, ctx.vertex, ctx.tokens)
+    return gs, None, [None] * ctx.runs, None, None, *found, None, None
 
 
 _middle.register_autograd(_gradients, setup_context=_context)

@@ -46,7 +46,7 @@ def model_tolerance(name: str, dtype: torch.dtype) -> Tolerance:
 def _spectra(case: Vectors, role: str, order: Tensor | None = None) -> Spectra:
     order = case["input.order"] if order is None else order
     whole, local = case[f"{role}.basis_global"], case[f"{role}.basis_local"]
-    return Spectra(whole, local, order, order.argsort(-1))
+    return Spectra(whole, [local], order, order.argsort(-1))
 
 
 def pcsa(case: Vectors) -> Results:
@@ -54,7 +54,7 @@ def pcsa(case: Vectors) -> Results:
     options, given, spectra = case.options, case.below("param"), _spectra(case, "input")
     results: dict[str, dict[str, Tensor]] = {"reference": {}, "Pcsa": {}}
     for orientation in ("spectral", "vertex"):
-        module = Pcsa(options["dim"], options["rank"], Basis(options["local"]), orientation == "vertex").double()
+        module = Pcsa(options["dim"], options["rank"], Basis((options["local"],)), orientation == "vertex").double()
         module.load_state_dict(given)
         for way, call in (("reference", _by_formula), ("Pcsa", Pcsa.branch)):
             x = case["input.x"].clone().requires_grad_()
@@ -62,7 +62,7 @@ def pcsa(case: Vectors) -> Results:
             found = probed(y, case["probe.y"], {"x": x, **dict(module.named_parameters())})
             results[way][f"output.{orientation}.y"] = y
             results[way] |= {name.replace("grad.", f"grad.{orientation}."): value for name, value in found.items()}
-    module = Pcsa(options["dim"], options["rank"], Basis(options["local"])).double()
+    module = Pcsa(options["dim"], options["rank"], Basis((options["local"],))).double()
     module.start_at_the_base()
     module.down.load_state_dict({name: given[f"down.{name}"] for name in ("weight", "bias")})
     y = module.branch(case["input.x"], spectra)

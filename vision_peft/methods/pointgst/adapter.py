@@ -26,7 +26,7 @@ class Pcsa(Tap):
         self.basis, self.vertex, self.factor = basis, vertex, factor
         self.down, self.up, self.adapt1 = nn.Linear(channels, r), nn.Linear(r, channels), nn.Linear(r, r)
         self.norm_ly1 = nn.LayerNorm(r, eps=EPS) if basis.whole else None
-        self.norm_ly2 = nn.LayerNorm(r, eps=EPS) if basis.local_size else None
+        self.norm_ly2 = nn.LayerNorm(r, eps=EPS) if basis.local_sizes else None
         nn.init.xavier_uniform_(self.down.weight)
 
     def start_at_the_base(self) -> None:
@@ -44,7 +44,7 @@ class Pcsa(Tap):
             filters = [self._filter(norm, s.dtype) for norm in (norms[0], norms[-1])]
             spectra = Spectra(
                 spectra.whole if self.norm_ly1 is not None else None,
-                *(spectra[1:] if self.norm_ly2 is not None else (None, None, None)),
+                *(spectra[1:] if self.norm_ly2 is not None else ((), None, None)),
             )
             h = graph_fourier(s, spectra, filters[0], filters[1], self.vertex)
         y = self.up(h.to(self.up.weight.dtype))

@@ -39,6 +39,7 @@ class PointGstConfig(MethodConfig):
     Args:
         r: width of the bottleneck.
         local_size: patches of a local graph; divides their number.
+        local_sizes: several such sizes in place of one; their graphs add up and share φ₂ (16, 32 for detection).
         branches: ``both``, ``global`` or ``local``.
         basis_orientation: ``spectral`` (the paper: Uᵀ first) or ``vertex`` (the released code: U first).
         scale_scope: whose least distance scales the weights: each ``cloud``'s, or the ``batch``'s (released).
@@ -49,10 +50,13 @@ class PointGstConfig(MethodConfig):
         degree_eps: added to degrees under the root.
         grid_per_unit: cells of the z-order curve a unit of length.
         scale: factor of the output.
+        frozen_norm: ``eval``, or ``train``: the patch encoder's frozen batch norms normalise by the batch in training,
+            as in the released code; their statistics move, and are the adapter's and in its file (1,280 numbers).
     """
 
     r: int = field(default=36, metadata={"help": "Width of the bottleneck."})
     local_size: int = field(default=32, metadata={"help": "Patches of a local graph; divides their number."})
+    local_sizes: list[int] | None = field(default=None, metadata={"help": "Several sizes in place of local_size."})
     branches: str = field(default="both", metadata={"help": "both, global or local."})
     basis_orientation: str = field(default="spectral", metadata={"help": "spectral, or vertex (released)."})
     scale_scope: str = field(default="cloud", metadata={"help": "cloud, or batch (released)."})
@@ -63,11 +67,17 @@ class PointGstConfig(MethodConfig):
     degree_eps: float = field(default=1e-6, metadata={"help": "Added to degrees under the root."})
     grid_per_unit: float = field(default=100.0, metadata={"help": "Cells of the z-order curve a unit of length."})
     scale: float = field(default=1.0, metadata={"help": "Factor of the output."})
+    frozen_norm: str = field(default="eval", metadata={"help": "eval, or train (released)."})
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require(isinstance(self.r, int) and self.r >= 1, self, "r", "an integer >= 1")
         require(isinstance(self.local_size, int) and self.local_size >= 1, self, "local_size", "an integer >= 1")
+        if self.local_sizes is not None:
+            self.local_sizes = list(self.local_sizes)
+            sizes = [size for size in self.local_sizes if isinstance(size, int) and size >= 1]
+            known = 0 < len(sizes) == len(self.local_sizes) == len(set(sizes))
+            require(known, self, "local_sizes", "different integers >= 1, at least one")
         choices(self, "branches", BRANCHES)
         choices(self, "basis_orientation", ("spectral", "vertex"))
         choices(self, "scale_scope", SCOPES)
@@ -75,6 +85,7 @@ class PointGstConfig(MethodConfig):
         choices(self, "eigenvector_sign", ("canonical", "raw"))
         choices(self, "distance", ("exact", "gemm"))
         choices(self, "basis_dtype", ("float32", "float64"))
+        choices(self, "frozen_norm", ("eval", "train"))
         require(self.degree_eps > 0, self, "degree_eps", "above 0")
         require(self.grid_per_unit > 0, self, "grid_per_unit", "above 0")
         if self.distance == "gemm":
@@ -84,7 +95,7 @@ class PointGstConfig(MethodConfig):
     def basis(self) -> Basis:
         """Which spectra the adapters read."""
         return Basis(
-            local_size=None if self.branches == "global" else self.local_size,
+            local_sizes=() if self.branches == "global" else tuple(self.local_sizes or [self.local_size]),
             whole=self.branches != "local",
             scale_scope=self.scale_scope,
             laplacian=self.laplacian,

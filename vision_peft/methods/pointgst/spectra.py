@@ -10,7 +10,7 @@ Data workers may compute them before, so that no training step waits for eigenve
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -31,7 +31,7 @@ MOST_PATCHES = 1024  # of one graph: 0.2 s a cloud for its eigenvectors
 class Basis(NamedTuple):
     """How spectra are made of centres: fields of `PointGstConfig`, whose meanings they have."""
 
-    local_size: int | None = 32
+    local_sizes: tuple[int, ...] = (32,)
     whole: bool = True
     scale_scope: str = "cloud"
     laplacian: str = "normalized"
@@ -66,21 +66,24 @@ def cloud_spectra(centers: Tensor, basis: Basis = Basis()) -> Spectra:  # noqa: 
     }
     order = z_order(centers, basis.grid_per_unit)
     whole = graph_basis(centers, order, basis.scale_scope, **options) if basis.whole else None
-    if not basis.local_size:
-        return Spectra(whole, None, None, None)
-    check_local_size(basis.local_size, count)
-    runs = gathered(centers, order).view(-1, basis.local_size, 3)
-    local = graph_basis(runs, None, basis.scale_scope, **options)
-    local = local.view(batch, count // basis.local_size, basis.local_size, basis.local_size)
+    if not basis.local_sizes:
+        return Spectra(whole, (), None, None)
+    check_local_sizes(basis.local_sizes, count)
+    local = []
+    for size in basis.local_sizes:
+        runs = gathered(centers, order).view(-1, size, 3)
+        found = graph_basis(runs, None, basis.scale_scope, **options)
+        local.append(found.view(batch, count // size, size, size))
     return Spectra(whole, local, order, inverse_order(order))
 
 
-def check_local_size(size: int, count: int) -> None:
-    """Raise a ValueError, with the sizes that do, unless ``size`` divides ``count``."""
-    if count % size:
+def check_local_sizes(sizes: Sequence[int], count: int) -> None:
+    """Raise a ValueError, with the sizes that do, unless each of ``sizes`` divides ``count``."""
+    wrong = next((size for size in sizes if count % size), None)
+    if wrong is not None:
         fit = [l for l in range(2, count + 1) if count % l == 0]  # noqa: E741 (the paper's symbol)
         raise ValueError(
-            f"PointGstConfig.local_size must divide the number of patches, {count}; found {size}. "
+            f"PointGstConfig.local_size must divide the number of patches, {count}; found {wrong}. "
             f"These do: {', '.join(map(str, fit))}"
         )
 
