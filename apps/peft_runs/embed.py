@@ -7,6 +7,7 @@ RUN is the finished run of a recipe without a method (see `configs/pretrain`), F
 import argparse
 import json
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -113,10 +114,15 @@ def facts(run: RunFolder, recipe: Recipe, device: str) -> dict[str, Any]:
     }
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(prog="python -m peft_runs.embed", description=__doc__)
+def main(program: str, description: str | None, made: Callable[[RunFolder, Path, str], dict[str, Any]]) -> None:
+    """What `python -m PROGRAM RUN FOLDER --device WORDS` does with ``made``."""
+    parser = argparse.ArgumentParser(prog=f"python -m {program}", description=description)
     parser.add_argument("run", type=Path)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--device", required=True, help="what it was trained on, in words, for the card")
     options = parser.parse_args()
-    print(json.dumps(embed(RunFolder(options.run), options.folder, options.device), indent=2))
+    print(json.dumps(made(RunFolder(options.run), options.folder, options.device), indent=2))
+
+
+if __name__ == "__main__":
+    main("peft_runs.embed", __doc__, embed)

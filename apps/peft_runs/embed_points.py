@@ -4,7 +4,6 @@ RUN is the finished run of `configs/pretrain/point_mini.yaml`, FOLDER `vision_pe
 encoder's weights in float16, without the decoder that taught it, what was measured with exactly these, and the card.
 """
 
-import argparse
 import json
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from torch import Tensor
 
 from peft_runs.adapted import read_safetensors
 from peft_runs.durable import whole_folder
-from peft_runs.embed import facts
+from peft_runs.embed import facts, main
 from peft_runs.evaluate import evaluate
 from peft_runs.families import VISION
 from peft_runs.find import load_recipe
@@ -139,9 +138,4 @@ def _accuracy(
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(prog="python -m peft_runs.embed_points", description=__doc__)
-    parser.add_argument("run", type=Path)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--device", required=True, help="what it was trained on, in words, for the card")
-    options = parser.parse_args()
-    print(json.dumps(embed(RunFolder(options.run), options.folder, options.device), indent=2))
+    main("peft_runs.embed_points", __doc__, embed)

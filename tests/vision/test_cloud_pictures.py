@@ -12,7 +12,7 @@ import torch
 from vision_peft.tasks import cloud_pictures
 from vision_peft.tasks.cloud_pictures import SIDE, TITLE, Shown, page, parts_sheet, sheet, shown_cloud
 
-from .test_pointgst import adapted, clouds
+from .tiny_clouds import adapted, clouds
 
 CLASSES = ("bed", "chair", "door")
 

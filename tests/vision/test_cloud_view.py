@@ -11,7 +11,7 @@ from peft import get_peft_model
 
 import vision_peft as vp
 
-from .test_pointgst import adapted, clouds, tiny
+from .tiny_clouds import adapted, clouds, tiny
 
 
 def test_all_components_give_the_cloud_and_more_come_closer() -> None:

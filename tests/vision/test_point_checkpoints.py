@@ -17,7 +17,7 @@ import vision_peft as vp
 from peft_kernels.adapter_files import AdapterError
 from peft_kernels.data_errors import DataError
 
-from .test_pointgst import clouds, tiny
+from .tiny_clouds import clouds, tiny
 
 State = dict[str, Tensor]
 SIZE: dict[str, Any] = {"num_groups": 8, "group_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 2}

@@ -11,7 +11,7 @@ from peft_kernels.ops.point_sets import chamfer_distance
 from vision_peft import load_point_checkpoint
 from vision_peft.models.point_masked import MaskedPoints
 
-from .test_pointgst import clouds, tiny
+from .tiny_clouds import clouds, tiny
 
 SMALL: dict[str, Any] = {"num_groups": 8, "group_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 2}
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from vision_peft.models.point_patches import PatchEncoder
 
-from .test_pointgst import clouds, tiny
+from .tiny_clouds import clouds, tiny
 
 
 def concatenated(encoder: PatchEncoder, patches: Tensor) -> Tensor:

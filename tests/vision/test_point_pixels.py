@@ -14,7 +14,7 @@ import vision_peft as vp
 from peft_kernels.ops.point_sets import painted, pixel_places
 from vision_peft.models.point_pixels import PointToPixel, rotation, view_rotation
 
-from .test_pointgst import clouds
+from .tiny_clouds import clouds
 
 
 def model(**settings: Any) -> PointToPixel:

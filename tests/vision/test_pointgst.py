@@ -16,7 +16,8 @@ from vision_peft import PointGstConfig, bound_spectra, cloud_spectra
 from vision_peft.methods.pointgst.adapter import Pcsa
 from vision_peft.methods.pointgst.spectra import Basis
 
-TINY: dict[str, Any] = {"num_groups": 8, "group_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 2, "num_classes": 3}
+from .tiny_clouds import adapted, after_a_step, checkpointing_changes_no_gradient, clouds, parts, tiny
+
 COUNTS = [
     ("point_mae", 15, 22_093_327, 622_831),
     ("point_mae", 40, 22_099_752, 629_256),
@@ -24,21 +25,6 @@ COUNTS = [
     ("point_gpt_l", 40, 309_977_736, 2_436_072),
     ("point_mae_parts", 50, 27_063_730, 5_593_234),
 ]
-
-
-def clouds(count: int = 3, points: int = 40, seed: int = 0) -> Tensor:
-    return torch.rand(count, points, 3, generator=torch.Generator().manual_seed(seed)) * 2 - 1
-
-
-def tiny(name: str = "point_mae") -> Any:
-    torch.manual_seed(1)
-    return timm.create_model(name, **TINY).eval()
-
-
-def adapted(name: str = "point_mae", start: bool = False, **fields: Any) -> PeftModel:
-    torch.manual_seed(2)
-    config = PointGstConfig(**{"r": 4, "local_size": 4, "init_weights": start, **fields})
-    return get_peft_model(tiny(name), config).eval()  # type: ignore[arg-type,return-value]
 
 
 @pytest.mark.parametrize(("name", "classes", "base", "trainable"), COUNTS)
@@ -70,17 +56,7 @@ def test_the_scope_of_the_batch_mixes_clouds() -> None:
 
 @pytest.mark.parametrize("name", ["point_mae", "point_gpt_s"])
 def test_checkpointing_reads_the_spectra_of_its_own_clouds(name: str) -> None:
-    def gradients(checkpointed: bool) -> list[Tensor]:
-        model = adapted(name)
-        model.get_base_model().set_grad_checkpointing(checkpointed)  # type: ignore[operator]
-        loss = model(clouds(seed=1)).square().sum() + model(clouds(seed=2)).sum()  # two passes, one backward
-        loss.backward()
-        return [p.grad for p in model.parameters() if p.grad is not None]
-
-    plain, again = gradients(False), gradients(True)
-    assert len(plain) == len(again) > 0
-    for one, other in zip(plain, again, strict=True):
-        torch.testing.assert_close(one, other)
+    checkpointing_changes_no_gradient(lambda: adapted(name))
 
 
 def branch(**fields: Any) -> tuple[Pcsa, Basis]:
@@ -125,30 +101,6 @@ def test_only_the_last_map_learns_at_first() -> None:
     model(clouds()).square().sum().backward()
     own = {name: p.grad for name, p in model.named_parameters() if "norm2.pcsa_adapter" in name}
     assert {name.split(".")[-2] for name, grad in own.items() if grad is not None and grad.any()} == {"up"}
-
-
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        ({"r": 0}, "r must be an integer >= 1"),
-        ({"local_size": 0}, "local_size must be an integer >= 1"),
-        ({"local_sizes": []}, "local_sizes must be different integers >= 1, at least one"),
-        ({"local_sizes": [16, 16]}, r"different integers >= 1, at least one; found \[16, 16\]"),
-        ({"branches": "globl"}, "global"),
-        ({"frozen_norm": "trian"}, "did you mean 'train'"),
-        ({"degree_eps": 0.0}, "degree_eps must be above 0"),
-    ],
-)
-def test_wrong_fields_are_told(fields: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        PointGstConfig(**fields)
-
-
-def test_a_graph_of_too_many_patches_suggests_local_ones() -> None:
-    centers = clouds(1, 1056)
-    with pytest.raises(ValueError, match=r"all 1056 patches .* PointGstConfig\(branches='local'\)"):
-        cloud_spectra(centers)
-    assert cloud_spectra(centers, Basis(whole=False)).local[0].shape == (1, 33, 32, 32)
 
 
 def test_given_spectra_replace_computed_ones() -> None:
@@ -217,15 +169,10 @@ def test_several_sizes_are_saved_and_loaded(tmp_path: Path) -> None:
 
 
 def test_saved_and_loaded_bit_for_bit_after_training(tmp_path: Path) -> None:
-    model, x = adapted(), clouds()
-    model.train()
-    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
-    model(x).square().sum().backward()
-    optimizer.step()
-    expected = model.eval()(x)
+    model, x = after_a_step(adapted()), clouds()
     model.save_pretrained(str(tmp_path))
     loaded = PeftModel.from_pretrained(tiny(), tmp_path).eval()
-    torch.testing.assert_close(loaded(x), expected, rtol=0, atol=0)
+    torch.testing.assert_close(loaded(x), model(x), rtol=0, atol=0)
 
 
 def test_unload_leaves_no_hook() -> None:
@@ -247,11 +194,6 @@ def test_features_asked_for_by_themselves_are_the_adapted_ones(name: str) -> Non
     whole = gradients(lambda model, x: model(x))
     parts = gradients(lambda model, x: model.forward_head(model.forward_features(x)))
     torch.testing.assert_close(parts, whole)
-
-
-def parts() -> Any:
-    torch.manual_seed(1)
-    return timm.create_model("point_mae_parts", **{**TINY, "num_classes": 50}, levels=(0, 1)).eval()
 
 
 def test_parts_are_labelled_and_all_that_is_trained_gets_a_gradient() -> None:
@@ -295,52 +237,6 @@ def test_one_branch_trains_all_its_parameters(branches: str) -> None:
     own = {name: p.grad for name, p in model.named_parameters() if "pcsa_adapter" in name}
     assert own
     assert all(grad is not None and grad.abs().sum() > 0 for grad in own.values())
-
-
-@pytest.mark.parametrize(
-    "cloud",
-    [
-        torch.zeros(40, 3),
-        torch.rand(5, 3, generator=torch.Generator().manual_seed(3)).repeat(8, 1),
-        torch.linspace(-1, 1, 40)[:, None] * torch.tensor([1.0, 0.0, 0.0]),
-        torch.cat([torch.rand(40, 2, generator=torch.Generator().manual_seed(4)), torch.zeros(40, 1)], 1),
-    ],
-    ids=["one point", "duplicates", "line", "plane"],
-)
-def test_degenerate_clouds_give_finite_logits(cloud: Tensor) -> None:
-    model, x = adapted(), cloud[None]
-    assert torch.isfinite(model(x)).all()
-    torch.testing.assert_close(model(x), model(x), rtol=0, atol=0)
-
-
-@pytest.mark.parametrize(
-    ("points", "message"),
-    [
-        (torch.rand(1, 7, 3), "number of points, 7; found 8"),
-        (torch.rand(1, 40, 2), r"\[B, N, 3\]; found \[1, 40, 2\]"),
-        (torch.full((2, 40, 3), torch.nan), "finite; cloud 0 has 40 points"),
-        (torch.rand(1, 0, 3), "at least one point"),
-    ],
-    ids=["too few", "wrong dimensions", "NaN", "empty"],
-)
-def test_bad_clouds_are_refused(points: Tensor, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        adapted()(points)
-
-
-def test_a_size_that_does_not_divide_is_refused_before_anything_changes() -> None:
-    model = tiny()
-    before = [name for name, _ in model.named_modules()]
-    with pytest.raises(
-        ValueError, match=r"local_size must divide the number of patches, 8; found 3\. These do: 2, 4, 8"
-    ):
-        get_peft_model(model, PointGstConfig(local_size=3))  # type: ignore[arg-type]
-    assert [name for name, _ in model.named_modules()] == before
-
-
-def test_models_of_pictures_are_refused() -> None:
-    with pytest.raises(ValueError, match="centres of a point transformer's patches"):
-        get_peft_model(timm.create_model("vit_mini"), PointGstConfig())  # type: ignore[arg-type]
 
 
 def test_moving_turning_and_scaling_a_cloud_leaves_its_graph() -> None:

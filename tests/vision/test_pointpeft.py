@@ -19,7 +19,7 @@ from vision_peft.methods.pointpeft.adapter import Shared
 from vision_peft.methods.pointpeft.geometry import neighbourhoods
 from vision_peft.methods.pointpeft.memory import memory_tokens
 
-from .test_pointgst import TINY, clouds, parts, tiny
+from .tiny_clouds import TINY, after_a_step, checkpointing_changes_no_gradient, clouds, parts, tiny
 
 FIELDS: dict[str, Any] = {
     "num_prompts": 4, "memory_topk": 2, "prompt_depth": 1, "attn_dim": 6, "adapter_dim": 3, "memory_dim": 2,
@@ -180,17 +180,7 @@ def test_all_that_is_trained_gets_a_gradient(memory: bool) -> None:
 
 
 def test_checkpointing_gives_the_same_gradients() -> None:
-    def gradients(checkpointed: bool) -> list[Tensor]:
-        model = adapted()
-        model.get_base_model().set_grad_checkpointing(checkpointed)  # type: ignore[operator]
-        loss = model(clouds(seed=1)).square().sum() + model(clouds(seed=2)).sum()  # two passes, one backward
-        loss.backward()
-        return [p.grad for p in model.parameters() if p.grad is not None]
-
-    plain, again = gradients(False), gradients(True)
-    assert len(plain) == len(again) > 0
-    for one, other in zip(plain, again, strict=True):
-        torch.testing.assert_close(one, other)
+    checkpointing_changes_no_gradient(adapted)
 
 
 def test_its_batch_norms_learn_and_those_of_the_patches_do_not() -> None:
@@ -203,11 +193,8 @@ def test_its_batch_norms_learn_and_those_of_the_patches_do_not() -> None:
 
 
 def test_saved_and_loaded_bit_for_bit_with_its_memory(tmp_path: Path) -> None:
-    model, x = adapted().train(), clouds()
-    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
-    model(x).square().sum().backward()
-    optimizer.step()
-    expected = model.eval()(x)
+    model, x = after_a_step(adapted()), clouds()
+    expected = model(x)
     model.save_pretrained(str(tmp_path))
     loaded = PeftModel.from_pretrained(tiny(), tmp_path).eval()
     torch.testing.assert_close(loaded(x), expected, rtol=0, atol=0)
