@@ -36,9 +36,11 @@ class FeaturePropagation(nn.Module):
         self.mlp_convs = nn.ModuleList(nn.Conv1d(before, after, 1) for before, after in pairs)
         self.mlp_bns = nn.ModuleList(nn.BatchNorm1d(width) for width in widths)
 
-    def forward(self, points: Tensor, centers: Tensor, own: Tensor, features: Tensor, k: int = 3) -> Tensor:
+    def forward(
+        self, points: Tensor, centers: Tensor, own: Tensor, features: Tensor, k: int = 3, eps: float = 1e-8
+    ) -> Tensor:
         """``[B, N, C]`` at ``points``, which have features ``own``, from ``features`` at ``centers``."""
-        x = torch.cat([own, interpolate_features(points, centers, features, k)], -1)
+        x = torch.cat([own, interpolate_features(points, centers, features, k, eps)], -1)
         rows = x.flatten(0, 1)
         for conv, norm in zip(self.mlp_convs, self.mlp_bns, strict=True):
             rows = F.relu(norm(on_rows(conv, rows)))

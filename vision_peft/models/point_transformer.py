@@ -31,7 +31,15 @@ from vision_peft.models.point_patches import Grouping, PatchEncoder
 class PointBlocks(nn.Module):
     """Blocks in a row, each of which reads its input plus the positions."""
 
-    def __init__(self, embed_dim: int, depth: int, num_heads: int, mlp_ratio: float, drop_path_rate: float) -> None:
+    def __init__(
+        self,
+        embed_dim: int,
+        depth: int,
+        num_heads: int,
+        mlp_ratio: float,
+        drop_path_rate: float,
+        qkv_bias: bool = False,
+    ) -> None:
         super().__init__()
         self.grad_checkpointing = False
         self.blocks = nn.ModuleList(
@@ -39,6 +47,7 @@ class PointBlocks(nn.Module):
                 embed_dim,
                 num_heads,
                 mlp_ratio,
+                qkv_bias,
                 norm_layer=partial(nn.LayerNorm, eps=1e-5),  # type: ignore[arg-type]
                 drop_path=drop_path_rate * i / max(1, depth - 1),
             )
@@ -71,6 +80,7 @@ class PointBackbone(PointModel):
         depth: number of blocks.
         num_heads: attention heads.
         mlp_ratio: width of a block's MLP over C.
+        qkv_bias: whether queries, keys and values have biases; in no public checkpoint.
         drop_path_rate: of the last block; it grows linearly from 0.
         origin_threshold: squared norm up to which a point is no centre.
         encoder_dim: width of the patch encoder where a linear map then makes it C (Point-BERT).
@@ -85,6 +95,7 @@ class PointBackbone(PointModel):
         depth: int = 12,
         num_heads: int = 6,
         mlp_ratio: float = 4.0,
+        qkv_bias: bool = False,
         drop_path_rate: float = 0.1,
         origin_threshold: float | None = ORIGIN_THRESHOLD,
         encoder_dim: int | None = None,
@@ -96,7 +107,7 @@ class PointBackbone(PointModel):
         self.encoder = PatchEncoder(encoder_dim or embed_dim, encoder_widths)
         self.reduce_dim = nn.Linear(encoder_dim, embed_dim) if encoder_dim else nn.Identity()
         self.pos_embed = nn.Sequential(nn.Linear(3, 128), nn.GELU(), nn.Linear(128, embed_dim))
-        self.blocks = PointBlocks(embed_dim, depth, num_heads, mlp_ratio, drop_path_rate)
+        self.blocks = PointBlocks(embed_dim, depth, num_heads, mlp_ratio, drop_path_rate, qkv_bias)
         self.norm = nn.LayerNorm(embed_dim)
 
     def patches(self, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:

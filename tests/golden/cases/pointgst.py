@@ -109,6 +109,7 @@ def block(case: Vectors) -> Results:
         depth=1,
         num_heads=options["num_heads"],
         mlp_ratio=options["mlp_ratio"],
+        qkv_bias=options["qkv_bias"],
     )
     state = {f"blocks.blocks.0.{name}": value for name, value in case.below("param").items()}
     attached = _adapted(model, state, options, options["orientation"])
@@ -180,5 +181,7 @@ def feature_propagation(case: Vectors) -> Results:
     module = with_tensors(module, {**given, **tracked})
     sparse = case["input.features_sparse"].clone().requires_grad_()
     dense, centers = case["input.xyz_dense"].mT, case["input.xyz_sparse"].mT
-    y = module(dense, centers, case["input.features_dense"].mT, sparse.mT, case.options["neighbours"]).mT
+    y = module(
+        dense, centers, case["input.features_dense"].mT, sparse.mT, case.options["neighbours"], case.options["eps"]
+    ).mT
     return {"FeaturePropagation": {"output.y": y, **probed(y, case["probe.y"], {"features_sparse": sparse})}}
