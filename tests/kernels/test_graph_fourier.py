@@ -51,9 +51,20 @@ def test_values_and_gradients(sizes: tuple[int, int, tuple[int, ...], int], bran
         torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
 
 
-def test_finite_differences() -> None:
-    s, spectra, own = case(3, 4, (2, 4), 1)
+@pytest.mark.parametrize("sizes", [(1, 4, (1,), 0), (4, 4, (4,), 2), (3, 4, (2, 4), 1)])
+def test_finite_differences(sizes: tuple[int, int, tuple[int, ...], int]) -> None:
+    s, spectra, own = case(*sizes)
     assert torch.autograd.gradcheck(lambda s, *own: graph_fourier(s, spectra, *filters(own)), (s, *own))
+
+
+def test_compiled_it_gives_the_same() -> None:
+    s, spectra, own = case(3, 4, (2, 4), 1)
+    found = []
+    run = torch.compile(graph_fourier, backend="aot_eager", fullgraph=True)
+    for call in (graph_fourier, run):
+        y = call(s, spectra, *filters(tuple(own)))
+        found.append((y, *torch.autograd.grad(y.square().sum(), [s, *own])))
+    torch.testing.assert_close(found[1], found[0])
 
 
 def test_bases_of_other_clouds_are_refused() -> None:

@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 
 from peft_kernels.ops import farthest_points, graph_basis, interpolate_features, nearest_neighbours
-from peft_kernels.ops.graph_basis import graph_weights, least_distance, pair_distances
+from peft_kernels.ops.graph_basis import graph_laplacian, graph_weights, least_distance, pair_distances
 from peft_kernels.ops.point_sets import (
     farthest_points_reference,
     gathered,
+    inverse_order,
     nearest_neighbours_reference,
     z_order,
 )
@@ -76,6 +77,30 @@ def test_the_scale_of_a_graph_is_its_least_distance() -> None:
     x = clouds(3, 64)
     expected = [min(float((a - b).norm()) for i, a in enumerate(x[0]) for b in x[0, :i])]
     assert least_distance(pair_distances(x))[0].item() == pytest.approx(expected[0], rel=1e-5)
+
+
+def test_the_lowest_frequency_is_that_of_the_degrees() -> None:
+    weight = graph_weights(distance := pair_distances(clouds(2, 24, torch.float64)), least_distance(distance))
+    constant = graph_laplacian(weight, degree_eps=0.0) @ weight.sum(-1, keepdim=True).sqrt()
+    torch.testing.assert_close(constant, torch.zeros_like(constant), rtol=0, atol=1e-12)
+
+
+def test_eigenvectors_are_computed_by_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen, eigh, before = [], torch.linalg.eigh, torch.get_num_threads()
+    monkeypatch.setattr(torch.linalg, "eigh", lambda x: seen.append(torch.get_num_threads()) or eigh(x))
+    try:
+        torch.set_num_threads(2)
+        graph_basis(clouds(1, 8))
+        assert (seen, torch.get_num_threads()) == ([1], 2)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_z_order_by_hand() -> None:
+    cells = [(0, 0, 1), (1, 0, 0), (0, 1, 0), (1, 1, 1), (0, 0, -1), (-1, 0, 0), (0, -1, 0), (0, 0, 1)]
+    order = z_order(0.01 * torch.tensor([cells], dtype=torch.float64) + 0.005 * torch.tensor(cells).sign())
+    assert order[0].tolist() == [0, 7, 1, 2, 3, 4, 5, 6]  # negatives last: z's, then x's, then y's; equal ones in order
+    assert torch.equal(order.gather(1, inverse_order(order)), torch.arange(8)[None])
 
 
 @pytest.mark.parametrize("kind", ["one point", "duplicates", "line", "ring"])

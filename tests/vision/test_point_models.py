@@ -45,6 +45,34 @@ def test_evaluation_is_the_same_each_time_and_for_one_cloud_alone(name: str) -> 
     torch.testing.assert_close(model(x[:1]), model(x)[:1], rtol=1e-5, atol=1e-6)
 
 
+@torch.no_grad()
+def test_point_gpt_has_the_quirks_of_its_checkpoints() -> None:
+    model, x = tiny("point_gpt_s").double(), clouds().double()
+    for parameter in model.parameters():
+        parameter.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(parameter.numel())))
+    patches, centers = model.group_divider(x)
+    step = (centers[:, 1:] - centers[:, :1]).square().sum(-1)
+    assert (step.argmin(1) == 0).all()  # the second is the nearest to the first
+
+    def row(parameter: Tensor) -> Tensor:
+        return parameter.view(1, 1, -1).expand(len(x), -1, -1)
+
+    wave = torch.stack([(2 * torch.pi * centers).sin(), (2 * torch.pi * centers).cos()], -1)
+    pos = torch.cat([row(model.cls_pos), row(model.sos_pos), wave.repeat(1, 1, 1, 4).flatten(2)], 1)  # crossed
+    tokens = torch.cat([row(model.blocks.sos), row(model.cls_token), model.encoder(patches)], 1)
+    later = torch.full((tokens.shape[1],) * 2, -torch.inf, dtype=torch.float64).triu(1)
+    for block in model.blocks.layers:
+        y = block.ln_1(tokens + pos)
+        q, k, v = (y @ block.attn.in_proj_weight.T + block.attn.in_proj_bias).unflatten(-1, (3, 2, -1)).unbind(2)
+        scores = torch.einsum("bqhc,bkhc->bhqk", q, k) * q.shape[-1] ** -0.5 + later
+        y = y + block.attn.out_proj(torch.einsum("bhqk,bkhc->bqhc", scores.softmax(-1), v).flatten(2))
+        tokens = y + block.mlp(block.ln_2(y))  # the residual starts from the normalised input
+    expected = model.blocks.cls_norm(model.blocks.ln_f(tokens))
+    torch.testing.assert_close(model.forward_features(x), expected, rtol=0, atol=1e-10)
+    pooled = torch.cat([expected[:, 1], expected[:, 2:].amax(1)], -1)
+    torch.testing.assert_close(model(x), model.blocks.cls_head_finetune(pooled), rtol=0, atol=1e-10)
+
+
 def test_one_cloud_in_training_is_refused_with_the_reason() -> None:
     with pytest.raises(ValueError, match="at least two clouds in training; found one"):
         tiny().train()(clouds(1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,13 @@ from peft import PeftModel, get_peft_model
 from torch import Tensor
 
 from peft_kernels.registry import methods
-from vision_peft import PointGstConfig, bound_spectra, cloud_spectra
+from vision_peft import PointGstConfig, bound_spectra, cloud_spectra, cloud_spectrum
 from vision_peft.methods.pointgst.adapter import Pcsa
 from vision_peft.methods.pointgst.spectra import Basis
 
 from .tiny_clouds import adapted, after_a_step, checkpointing_changes_no_gradient, clouds, parts, tiny
 
+_PART = re.compile(r"pcsa_adapter(?=\.default\.(down|up|adapt1|norm_ly))|cls_[a-z]+|label_conv|propagation_0|convs|bns")
 COUNTS = [
     ("point_mae", 15, 22_093_327, 622_831),
     ("point_mae", 40, 22_099_752, 629_256),
@@ -33,7 +35,12 @@ def test_counts_of_the_paper(name: str, classes: int, base: int, trainable: int)
         model = timm.create_model(name, num_classes=classes)
         assert sum(p.numel() for p in model.parameters()) == base
         model = get_peft_model(model, PointGstConfig())  # type: ignore[arg-type]
-    assert sum(p.numel() for p in model.parameters() if p.requires_grad) == trainable
+    trained = {key: p.numel() for key, p in model.named_parameters() if p.requires_grad}
+    assert sum(trained.values()) == trainable
+    kinds = {_PART.search(key)[0] for key in trained}  # type: ignore[index]
+    cls = {"cls_token", "cls_pos", "cls_head"} | ({"cls_norm"} if "gpt" in name else set())
+    head = {"label_conv", "propagation_0", "convs", "bns"} if "parts" in name else cls
+    assert kinds == {"pcsa_adapter"} | head
 
 
 @pytest.mark.parametrize("name", ["point_mae", "point_gpt_s"])
@@ -239,11 +246,14 @@ def test_one_branch_trains_all_its_parameters(branches: str) -> None:
     assert all(grad is not None and grad.abs().sum() > 0 for grad in own.values())
 
 
-def test_moving_turning_and_scaling_a_cloud_leaves_its_graph() -> None:
+@pytest.mark.parametrize("factor", [1e-3, 1e3])
+def test_moving_turning_and_scaling_a_cloud_leaves_its_graph(factor: float) -> None:
     centers = clouds(2, 16).double()
     turn = torch.linalg.qr(torch.rand(3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(5)))[0]
     basis = Basis(local_sizes=(), dtype=torch.float64)
-    one, other = (cloud_spectra(c, basis).whole for c in (centers, 1e3 * centers @ turn + 5))
+    one, other = (cloud_spectra(c, basis).whole for c in (centers, factor * (centers @ turn + 5)))
     assert one is not None
     assert other is not None
-    torch.testing.assert_close(one.abs(), other.abs(), rtol=0, atol=1e-9)
+    torch.testing.assert_close(one, other, rtol=0, atol=1e-9)
+    values = [cloud_spectrum(c.float()).frequencies for c in (centers[0], factor * (centers[0] @ turn + 5))]
+    torch.testing.assert_close(values[0], values[1], rtol=0, atol=1e-5)

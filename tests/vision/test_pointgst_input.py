@@ -81,6 +81,12 @@ def test_a_size_that_does_not_divide_is_refused_before_anything_changes() -> Non
     assert [name for name, _ in model.named_modules()] == before
 
 
+def test_a_block_called_by_itself_has_no_cloud() -> None:
+    model: Any = adapted().get_base_model()
+    with pytest.raises(ValueError, match=r"found none: expected a call of the model or its `forward_features`"):
+        model.blocks(*model.embed(clouds()))
+
+
 def test_models_of_pictures_are_refused() -> None:
     with pytest.raises(ValueError, match="centres of a point transformer's patches"):
         get_peft_model(timm.create_model("vit_mini"), PointGstConfig())  # type: ignore[arg-type]

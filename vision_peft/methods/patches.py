@@ -58,8 +58,18 @@ class PatchSource:
             self.side.put(CLOUD, self.value(*output))
 
     def cloud(self) -> Any:
-        """The value of the forward pass that runs, or is computed again."""
-        return self.side.get(CLOUD)
+        """The value of the forward pass that runs, or is computed again.
+
+        Raises:
+            ValueError: there is none, since a part of the model is called by itself.
+        """
+        try:
+            return self.side.get(CLOUD)
+        except LookupError as error:
+            raise ValueError(
+                "an adapter reads the patches of the cloud that passes through the whole model, and found none: "
+                f"expected a call of the model or its `forward_features`, not of a part ({error})"
+            ) from error
 
     def detach(self) -> None:
         """Take the hooks out of the model."""
