@@ -13,7 +13,7 @@ from peft import PeftModel, get_peft_model
 from torch import Tensor
 
 from peft_kernels.registry import methods
-from vision_peft import PointGstConfig, bound_spectra, cloud_spectra, cloud_spectrum
+from vision_peft import PointGstConfig, bound_spectra, cloud_spectra, cloud_spectrum, load_adapter
 from vision_peft.methods.pointgst.adapter import Pcsa
 from vision_peft.methods.pointgst.spectra import Basis
 
@@ -144,6 +144,7 @@ def test_the_patch_encoders_statistics_move_with_the_adapter_alone(tmp_path: Pat
     model.save_pretrained(str(tmp_path))
     loaded = PeftModel.from_pretrained(tiny(), tmp_path).eval()
     torch.testing.assert_close(loaded(x), expected, rtol=0, atol=0)
+    torch.testing.assert_close(load_adapter(tiny(), tmp_path).eval()(x), expected, rtol=0, atol=0)
     torch.testing.assert_close(loaded.unload()(x), plain)  # type: ignore[operator]
 
 

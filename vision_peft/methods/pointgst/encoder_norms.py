@@ -15,7 +15,10 @@ class Statistics(Feature):
 
     def __init__(self, base: nn.BatchNorm1d) -> None:
         super().__init__()
-        self.norm = nn.BatchNorm1d(base.num_features, base.eps, base.momentum, affine=False)
+        assert base.running_mean is not None
+        device = base.running_mean.device
+        self.norm = nn.BatchNorm1d(base.num_features, base.eps, base.momentum, affine=False, device=device)
+        self.norm.num_batches_tracked = None  # counts for averages without momentum alone
         self.norm.load_state_dict(base.state_dict(), strict=False)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
