@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -38,6 +39,38 @@ def test_pretrained_by_masks_then_adapted_to_scans(tmp_path: Path, capsys: pytes
     assert "vision-peft train --recipe" in report
     assert ('href="clouds.html"' in report) == (adapted / "clouds.html").is_file()
     assert "create_model('point_mini', pretrained=True, num_groups=8, group_size=4, num_classes=15)" in report
+
+
+def scanobjectnn(root: Path, data: np.ndarray) -> None:
+    h5py = pytest.importorskip("h5py")
+    (root / "main_split").mkdir()
+    for part in ("training", "test"):
+        with h5py.File(root / "main_split" / f"{part}_objectdataset_augmentedrot_scale75.h5", "w") as file:
+            file["data"], file["label"] = data, np.arange(len(data)) % 15
+
+
+def modelnet40(root: Path, data: np.ndarray) -> None:
+    names = [f"night_stand_{index:04}" for index in range(len(data))]
+    (root / "night_stand").mkdir()
+    for name, points in zip(names, data, strict=True):
+        np.savetxt(root / "night_stand" / f"{name}.txt", np.concatenate([points, points], 1), delimiter=",")
+    (root / "modelnet40_shape_names.txt").write_text("chair\nnight_stand\n")
+    for part in ("train", "test"):
+        (root / f"modelnet40_{part}.txt").write_text("\n".join(names))
+
+
+@pytest.mark.parametrize(("name", "write"), [("scanobjectnn", scanobjectnn), ("modelnet40", modelnet40)])
+def test_recipes_of_the_field(name: str, write: Any, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    root = tmp_path / "data"
+    root.mkdir()
+    write(root, np.random.default_rng(0).normal(size=(15, 70, 3)).astype(np.float32))
+    small = ("--model.name", "point_mini", *TINY, *GROUPS, "--data.points", "64", "--method.local_size", "4")
+    words = ("--data.root", root, *small, "--out", tmp_path / "out")
+    code, _, error = here(capsys, "train", "--recipe", f"{name}_pointgst", *words)
+    assert code == 0, error
+    kept = load_file(tmp_path / "out" / "adapter" / "adapter_model.safetensors")
+    classes = {"scanobjectnn": 15, "modelnet40": 2}[name]
+    assert classes in [len(tensor) for key, tensor in kept.items() if key.endswith("cls_head_finetune.8.weight")]
 
 
 def test_point_peft_remembers_the_training_clouds(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
