@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
 import timm
 import torch
-from peft import PeftModel, get_peft_model
+from peft import get_peft_model
 from torch import Tensor
+from torch.nn import functional as F
 
 from peft_kernels.registry import methods
-from vision_peft import PointGstConfig, bound_spectra, cloud_spectra, cloud_spectrum, load_adapter
+from vision_peft import PointGstConfig, bound_spectra, cloud_spectra, cloud_spectrum
 from vision_peft.methods.pointgst.adapter import Pcsa
 from vision_peft.methods.pointgst.spectra import Basis
 
-from .tiny_clouds import adapted, after_a_step, checkpointing_changes_no_gradient, clouds, parts, tiny
+from .tiny_clouds import adapted, checkpointing_changes_no_gradient, clouds, parts, tiny
 
 _PART = re.compile(r"pcsa_adapter(?=\.default\.(down|up|adapt1|norm_ly))|cls_[a-z]+|label_conv|propagation_0|convs|bns")
 COUNTS = [
@@ -73,6 +73,17 @@ def branch(**fields: Any) -> tuple[Pcsa, Basis]:
     return Pcsa(6, 3, basis, **fields).double(), basis
 
 
+@pytest.mark.parametrize("prefix", [0, 2])
+def test_an_adapter_by_itself_reads_tokens_and_centres(prefix: int) -> None:
+    adapter, basis = branch()
+    tokens, spectra = torch.rand(2, prefix + 8, 6, dtype=torch.float64), cloud_spectra(clouds(2, 8).double(), basis)
+    changed = adapter(tokens, spectra)
+    assert changed.shape == tokens.shape
+    torch.testing.assert_close(changed[:, :prefix], adapter.up(F.silu(adapter.down(tokens[:, :prefix]))))
+    adapter.start_at_the_base()
+    assert not adapter(tokens, spectra).any()
+
+
 def test_the_order_of_frequencies_does_not_matter_in_the_papers_orientation() -> None:
     adapter, basis = branch()
     spectra, z = cloud_spectra(clouds(2, 8).double(), basis), torch.rand(2, 9, 6, dtype=torch.float64)
@@ -120,41 +131,6 @@ def test_given_spectra_replace_computed_ones() -> None:
         assert not torch.allclose(model(x), adapted()(x), rtol=1e-4)
 
 
-def encoder_statistics(model: Any) -> dict[str, Tensor]:
-    state = model.get_base_model().encoder.state_dict()
-    return {name: tensor.clone() for name, tensor in state.items() if "running_" in name}
-
-
-def test_the_patch_encoders_statistics_move_with_the_adapter_alone(tmp_path: Path) -> None:
-    model, x = adapted(frozen_norm="train", modules_to_save=[]), clouds()
-    before, plain = encoder_statistics(model), tiny()(x)
-    assert sum(p.numel() for p in model.parameters() if p.requires_grad) == sum(
-        p.numel() for p in adapted(modules_to_save=[]).parameters() if p.requires_grad
-    )
-    started = model(x)
-    torch.testing.assert_close(started, adapted(modules_to_save=[])(x))
-    model.train()(x)
-    moved = {name for name, tensor in encoder_statistics(model).items() if not torch.equal(tensor, before[name])}
-    assert len(moved) == 4
-    assert all("pcsa_adapter" in name for name in moved)
-    expected = model.eval()(x)
-    assert not torch.allclose(expected, started, rtol=1e-3)
-    with model.disable_adapter():
-        torch.testing.assert_close(model(x), plain)
-    model.save_pretrained(str(tmp_path))
-    loaded = PeftModel.from_pretrained(tiny(), tmp_path).eval()
-    torch.testing.assert_close(loaded(x), expected, rtol=0, atol=0)
-    torch.testing.assert_close(load_adapter(tiny(), tmp_path).eval()(x), expected, rtol=0, atol=0)
-    torch.testing.assert_close(loaded.unload()(x), plain)  # type: ignore[operator]
-
-
-def test_frozen_statistics_stay_by_default() -> None:
-    model = adapted()
-    before = encoder_statistics(model)
-    model.train()(clouds())
-    assert all(torch.equal(tensor, before[name]) for name, tensor in encoder_statistics(model).items())
-
-
 def test_graphs_of_several_sizes_add_up() -> None:
     adapter, _ = branch()
     spectra = cloud_spectra(clouds(2, 8).double(), Basis(local_sizes=(4, 2), dtype=torch.float64))
@@ -167,27 +143,6 @@ def test_graphs_of_several_sizes_add_up() -> None:
     four, two = spectra.local
     torch.testing.assert_close(of(four, two) - none, of(four) - none + of(two) - none)
     assert not torch.allclose(of(two), none)
-
-
-def test_several_sizes_are_saved_and_loaded(tmp_path: Path) -> None:
-    model, x = adapted(local_sizes=(4, 2), branches="local"), clouds()
-    assert not torch.allclose(model(x), adapted(branches="local")(x), rtol=1e-3)
-    model.save_pretrained(str(tmp_path))
-    torch.testing.assert_close(PeftModel.from_pretrained(tiny(), tmp_path).eval()(x), model(x), rtol=0, atol=0)
-
-
-def test_saved_and_loaded_bit_for_bit_after_training(tmp_path: Path) -> None:
-    model, x = after_a_step(adapted()), clouds()
-    model.save_pretrained(str(tmp_path))
-    loaded = PeftModel.from_pretrained(tiny(), tmp_path).eval()
-    torch.testing.assert_close(loaded(x), model(x), rtol=0, atol=0)
-
-
-def test_unload_leaves_no_hook() -> None:
-    model = adapted().unload()  # type: ignore[operator]
-    assert not [m for m in model.modules() if m._forward_hooks or m._forward_pre_hooks]
-    assert "forward_features" not in model.__dict__
-    torch.testing.assert_close(model(clouds()), tiny()(clouds()), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("name", ["point_mae", "point_gpt_s"])
@@ -224,11 +179,6 @@ def test_other_methods_adapt_points_too(method: str) -> None:
     model = known.attach(tiny(), **moved).train()
     model(clouds()).square().sum().backward()
     assert not [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
-
-
-def test_merging_is_refused() -> None:
-    with pytest.raises(NotImplementedError, match="cannot be merged"):
-        adapted().merge_and_unload()  # type: ignore[operator]
 
 
 def test_autocast_keeps_the_spectra_in_float32() -> None:

@@ -7,6 +7,7 @@ from vision_peft.methods.painter import painter_config
 from vision_peft.methods.pointgst import (
     CloudSpectrum,
     CloudView,
+    Pcsa,
     PointGstConfig,
     bound_spectra,
     cloud_spectra,
@@ -32,6 +33,7 @@ __all__ = [
     "FdconvConfig",
     "FullConfig",
     "LinearProbeConfig",
+    "Pcsa",
     "PointGstConfig",
     "PointPeftConfig",
     "SlicedLoraConfig",

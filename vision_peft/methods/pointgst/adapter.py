@@ -13,6 +13,12 @@ from vision_peft.methods.pointgst.spectra import Basis
 class Pcsa(Tap):
     """``W_u h(W_d x + b_d) + b_u``, with ``h`` of `graph_fourier`; the names are those of the released checkpoints.
 
+    Called with tokens and their clouds' spectra, for backbones that are none of this package's:
+
+        adapter = Pcsa(384, 36, PointGstConfig().basis)
+        adapter.start_at_the_base()
+        tokens = tokens + adapter(tokens, cloud_spectra(centers, adapter.basis))  # [B, P + G, 384], [B, G, 3]
+
     Args:
         channels: C, the width of the tokens.
         r: width of the bottleneck.
@@ -34,6 +40,10 @@ class Pcsa(Tap):
         for layer in (self.up, self.adapt1):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
+
+    def forward(self, z: Tensor, spectra: Spectra) -> Tensor:  # type: ignore[override]
+        """`branch`."""
+        return self.branch(z, spectra)
 
     def branch(self, z: Tensor, spectra: Spectra) -> Tensor:  # type: ignore[override]
         """The summand of tokens ``[B, P + G, C]``."""
