@@ -60,10 +60,13 @@ def _found(runs: Runs, examples: Path, run_id: str) -> Path:
 
 def find_example(examples: Path, name: str) -> Run | None:
     """The comparison of this name that comes with the app."""
-    names = {place.name for place in examples.iterdir() if place.is_dir()} if examples.is_dir() else set()
-    if name not in names:
-        return None
-    return Runs.read(examples / name)
+    return next((run for run in examples_in(examples) if run.id == name), None)
+
+
+def examples_in(examples: Path) -> list[Run]:
+    """All that come with the app."""
+    places = sorted(place for place in examples.iterdir() if place.is_dir()) if examples.is_dir() else []
+    return [run for place in places if (run := Runs.read(place)) is not None]
 
 
 def inside(root: Path, path: str) -> Path:

@@ -56,6 +56,7 @@ def look_at(given: Path, out: Path, model: str | None, limit: int) -> None:
         raise RefusedError(f"{base!r} is no model that is known here: take one of timm's, or {' or '.join(PIPELINES)}")
     report = inspect_adapter(source, base)
     report.base_model = named or report.base_model
+    report.file = source.name  # a visitor learns no path of this machine
     card: dict[str, Any] = {"report": report.as_dict(), "base": base, "made_with": made_with(source, report)}
 
     def keep(**more: Any) -> None:

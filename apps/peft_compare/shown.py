@@ -36,9 +36,10 @@ def write_shown(out: Path, family: Family) -> None:
     if isinstance(task, ShowsPictures):
         labels = [int(label) for label in task.test_pictures.labels]
         shown |= {"classes": list(map(str, task.classes)), "labels": labels}
-        shown |= write_tiles(task.test_pictures, min(MOST, len(labels)), out / TILES)
+        if not has_clouds(task):
+            shown |= write_tiles(task.test_pictures, min(MOST, len(labels)), out / TILES)
     if has_clouds(task):
-        view_test_clouds(out)
+        view_test_clouds(out)  # they are turned on the page, not shown as tiles
     write_json(out / SHOWN, shown)
 
 

@@ -32,8 +32,8 @@ def adapter_card(card: Mapping[str, Any], run_id: str) -> str:
     report = card["report"]
     problems = "".join(notice("error", "Problem.", problem) for problem in report["problems"])
     return (
-        f'<div class="adapter-card">{_facts(card)}{problems}<div class="side-by-side">{_readers(report["readers"])}'
-        f"{_fit(report['fit'])}</div>{_does(card)}{_exports(card, run_id)}</div>"
+        f'<div class="adapter-card">{_facts(card)}{problems}<div class="side-by-side wide-first">'
+        f"{_readers(report['readers'])}{_fit(report['fit'])}</div>{_does(card)}{_exports(card, run_id)}</div>"
     )
 
 
