@@ -7,20 +7,14 @@ a process of its own (`aside`), with limits.
 """
 
 import json
-import secrets
-import shutil
-import warnings
 import zipfile
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from PIL import Image
-
-from peft_compare.aside import done_aside
 from peft_compare.refusals import RefusedError
 from peft_compare.settings import MIB, Limits
-from peft_compare.uploads import ENDINGS, FOLDER, ID, SUMMARY, check_entry, decoded, litter, thumbnail
+from peft_compare.uploads import ENDINGS, check_entry, decoded, found, litter, looked_through, stored, thumbnail
 
 METADATA, LEAST, SHOWN, LONGEST = "metadata.jsonl", 3, 18, 500
 
@@ -41,39 +35,17 @@ def accept(archive: Path, runs: Path, limits: Limits) -> Captioned:
     Raises:
         RefusedError: it is too large, no zip, holds something else, or took too long; nothing is kept.
     """
-    place = runs / FOLDER / secrets.token_hex(16)
-    place.parent.mkdir(exist_ok=True)
-    try:
-        words = [str(archive), str(place), json.dumps(asdict(limits))]
-        found = done_aside("captioned_uploads", words, limits.seconds, "looking through the upload")
-    except RefusedError:
-        shutil.rmtree(place, ignore_errors=True)
-        raise
-    return Captioned(**found)
+    return stored("captioned_uploads", Captioned, archive, runs, limits)
 
 
 def find(runs: Path, upload: str) -> Captioned | None:
     """An upload that was accepted, by its id."""
-    if not ID.fullmatch(upload or ""):
-        return None
-    try:
-        return Captioned(**json.loads((runs / FOLDER / upload / SUMMARY).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
-        return None
+    return found(Captioned, runs, upload)
 
 
 def main(words: list[str]) -> dict:
     """Look through the zip `words[0]` and write its pictures into the folder `words[1]`."""
-    archive, place, limits = Path(words[0]), Path(words[1]), Limits(**json.loads(words[2]))
-    warnings.simplefilter("error", Image.DecompressionBombWarning)
-    Image.MAX_IMAGE_PIXELS = limits.pixels
-    if archive.stat().st_size > limits.upload_bytes:
-        raise RefusedError(f"the file has more than {limits.upload_bytes // MIB} MiB")
-    try:
-        with zipfile.ZipFile(archive) as opened:
-            return asdict(_store(opened, place, limits))
-    except zipfile.BadZipFile:
-        raise RefusedError("the file is no zip, or it is damaged") from None
+    return looked_through(words, _store)
 
 
 def _store(archive: zipfile.ZipFile, place: Path, limits: Limits) -> Captioned:
@@ -102,9 +74,7 @@ def _store(archive: zipfile.ZipFile, place: Path, limits: Limits) -> Captioned:
         picture.save(place / names[-1])
         if len(shown) < SHOWN:
             shown.append(thumbnail(picture))
-    found = Captioned(place.name, names, captions, shown)
-    (place / SUMMARY).write_text(json.dumps(asdict(found)), encoding="utf-8")
-    return found
+    return Captioned(place.name, names, captions, shown)
 
 
 def _captions(archive: zipfile.ZipFile, infos: list[zipfile.ZipInfo], limits: Limits) -> Iterator[tuple[str, str]]:

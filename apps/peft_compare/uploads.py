@@ -16,10 +16,10 @@ import shutil
 import time
 import warnings
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, Any, TypeVar
 
 from PIL import Image, UnidentifiedImageError
 
@@ -37,6 +37,7 @@ FEWEST = 2  # pictures of a class in each part, so that it can be learnt and jud
 SHOWN, THUMBNAIL = 6, 40
 KEPT = 24 * 3600.0  # seconds that an upload without a run stays
 ID = re.compile(r"[0-9a-f]{32}")
+Kind = TypeVar("Kind")  # of a summary
 
 
 @dataclass(frozen=True)
@@ -55,23 +56,36 @@ def accept(archive: Path, runs: Path, limits: Limits) -> Summary:
     Raises:
         RefusedError: it is too large, no zip, holds something else, or took too long; nothing is kept.
     """
-    place = runs / FOLDER / secrets.token_hex(16)
-    place.parent.mkdir(exist_ok=True)
-    try:
-        words = [str(archive), str(place), json.dumps(asdict(limits))]
-        found = done_aside("uploads", words, limits.seconds, "looking through the upload")
-    except RefusedError:
-        shutil.rmtree(place, ignore_errors=True)
-        raise
-    return Summary(**found)
+    return stored("uploads", Summary, archive, runs, limits)
 
 
 def find(runs: Path, upload: str) -> Summary | None:
     """An upload that was accepted, by its id."""
+    return found(Summary, runs, upload)
+
+
+def stored(module: str, kind: type[Kind], archive: Path, runs: Path, limits: Limits) -> Kind:
+    """What `main` of this module makes of a zip, apart, in a new folder below the folder of runs.
+
+    Raises:
+        RefusedError: as it says; nothing is kept.
+    """
+    place = runs / FOLDER / secrets.token_hex(16)
+    place.parent.mkdir(exist_ok=True)
+    try:
+        words = [str(archive), str(place), json.dumps(asdict(limits))]
+        return kind(**done_aside(module, words, limits.seconds, "looking through the upload"))
+    except RefusedError:
+        shutil.rmtree(place, ignore_errors=True)
+        raise
+
+
+def found(kind: type[Kind], runs: Path, upload: str) -> Kind | None:
+    """What is known of an accepted upload, if it is one of this kind."""
     if not ID.fullmatch(upload or ""):
         return None
     try:
-        return Summary(**json.loads((runs / FOLDER / upload / SUMMARY).read_text(encoding="utf-8")))
+        return kind(**json.loads((runs / FOLDER / upload / SUMMARY).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return None
 
@@ -85,6 +99,15 @@ def sweep(runs: Path, used: set[str]) -> None:
 
 def main(words: list[str]) -> dict:
     """Look through the zip `words[0]` and write its pictures into the folder `words[1]`."""
+    return looked_through(words, _store)
+
+
+def looked_through(words: list[str], store: Callable[[zipfile.ZipFile, Path, Limits], Any]) -> dict:
+    """What `store` makes of the zip `words[0]` in the folder `words[1]`, kept there as well.
+
+    Raises:
+        RefusedError: it is too large, or no zip.
+    """
     archive, place, limits = Path(words[0]), Path(words[1]), Limits(**json.loads(words[2]))
     warnings.simplefilter("error", Image.DecompressionBombWarning)
     Image.MAX_IMAGE_PIXELS = limits.pixels
@@ -92,9 +115,11 @@ def main(words: list[str]) -> dict:
         raise RefusedError(f"the file has more than {limits.upload_bytes // MIB} MiB")
     try:
         with zipfile.ZipFile(archive) as opened:
-            return asdict(_store(opened, place, limits))
+            summary = asdict(store(opened, place, limits))
     except zipfile.BadZipFile:
         raise RefusedError("the file is no zip, or it is damaged") from None
+    (place / SUMMARY).write_text(json.dumps(summary), encoding="utf-8")
+    return summary
 
 
 def _store(archive: zipfile.ZipFile, place: Path, limits: Limits) -> Summary:
@@ -122,9 +147,7 @@ def _store(archive: zipfile.ZipFile, place: Path, limits: Limits) -> Summary:
         if len(shown) < SHOWN:
             shown.append(thumbnail(picture))
     _enough(counts)
-    summary = Summary(place.name, counts["train"], counts["test"], thumbnails)
-    (place / SUMMARY).write_text(json.dumps(asdict(summary)), encoding="utf-8")
-    return summary
+    return Summary(place.name, counts["train"], counts["test"], thumbnails)
 
 
 def _entries(archive: zipfile.ZipFile, limits: Limits) -> Iterator[tuple[str | None, str, zipfile.ZipInfo]]:
