@@ -7,6 +7,7 @@ It ends with the worker that started it: that one holds the other end of this on
 
 import os
 import sys
+import time
 from pathlib import Path
 
 from peft_compare.looks import LOOKS, look
@@ -28,7 +29,12 @@ def main(path: Path) -> int:
     family = next(family for family in (VISION, DIFFUSION) if family.program == run.request.program)
     resume = (run.out / "plan.json").exists()
     words = ["compare", "--resume"] if resume else list(run.request.words)
+    begun = time.monotonic()
     code = command(family, [*words, "--out", str(run.out)])
+    if code == 0 and not resume:
+        from peft_compare.step_times import remember
+
+        remember(run.path.parent, run.out, family, time.monotonic() - begun)
     if (run.out / "results.json").exists():
         from peft_compare.shown import write_shown
 

@@ -26,6 +26,8 @@ from peft_compare.settings import Settings
 EXAMPLES = Path(__file__).resolve().parent / "examples"
 LOOK_EVERY, LOOK_RARELY = 1.0, 15.0  # seconds between two looks at the disk: while a run of this browser goes on, else
 
+GROWING = ("*/seed-*/metrics.jsonl", "*/seed-*/*.json", "*.json")  # files of a comparison that change while it goes on
+
 # Events that a page's own functions need no place for in the public interface.
 HIDDEN: dict[str, Any] = {"show_progress": "hidden", "queue": False, "api_visibility": "private"}
 SAYING: dict[str, Any] = {**HIDDEN, "queue": True}  # what `gr.Warning` says comes through Gradio's queue alone
@@ -69,6 +71,21 @@ class Frame:
             self.queue.cancel(run)
         elif run is not None:
             gr.Warning("This run was started in another browser; only that one can cancel it.")
+
+    def started(self, request: gr.Request, start: Callable[[], Run], refused: str = "Not started.") -> tuple[Any, ...]:
+        """What a page writes when a run was put at the end of the queue, or was not: the place of its errors, `opened`,
+        `listed` and `clock`."""
+        try:
+            run = start()
+        except RefusedError as refusal:
+            return look.notice("error", refused, f"{refusal}."), gr.skip(), gr.skip(), gr.skip()
+        return "", run.id, self.list_of(request, run.id), self.pace(request, run.id)
+
+    def key_of(self, run: Run) -> str:
+        """Changes with everything that a page shows of the run."""
+        grown = [f"{path}{path.stat().st_mtime_ns}" for name in GROWING for path in sorted(run.out.glob(name))]
+        drawn = [str(path) for path in sorted(run.out.glob("*/seed-*/samples/*.png"))]
+        return "/".join([run.id, run.state, str(self.queue.position(run)), str(hash((*grown, *drawn)))])
 
     def pace(self, request: gr.Request, opened: str) -> gr.Timer:
         """The clock as fast as this browser needs it."""

@@ -90,6 +90,11 @@ class Queue:
         with self.changing:
             return [run for run in self.open.values() if run.id not in self.workers and run.state == "queued"]
 
+    def training(self) -> bool:
+        """Whether a comparison goes on."""
+        with self.changing:
+            return any(run.state == "running" and not is_short(run) for run in self.open.values())
+
     def position(self, run: Run) -> int | None:
         """How many runs of its kind have to begin before this one has, itself included."""
         ids = [other.id for other in self.waiting() if is_short(other) == is_short(run)]

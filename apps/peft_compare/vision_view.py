@@ -1,7 +1,7 @@
 """What the Vision page shows of a run, drawn from what lies on the disk."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -10,11 +10,11 @@ from peft_compare.look import notice
 from peft_compare.parts.chart import Axis, Series, chart
 from peft_compare.parts.confusion import confusion, disagreements
 from peft_compare.parts.curves import curves
-from peft_compare.parts.downloads import command_line, of_run
+from peft_compare.parts.downloads import of_run
 from peft_compare.parts.heat import heat
 from peft_compare.parts.progress import lanes
 from peft_compare.parts.tables import table
-from peft_compare.runs import ENDED, Run
+from peft_compare.runs import Run
 from peft_compare.shown import SHOWN, TILES
 from peft_runs.compare_results import Results, Row, read_results
 from peft_runs.compare_words import duration, is_share
@@ -96,7 +96,7 @@ def compared(run: Run) -> str:
     if results is None:
         return ""
     parts = [
-        table(results, run.id),
+        table(results, run.id, finished_methods(run)),
         f'<div class="side-by-side">{against_parameters(results)}</div>',
         heat(shown_of(run).get("where", {}), [row.method for row in results.finished]),
         of_run(run.id, run.out, run.request.program, run.request.words),
@@ -128,21 +128,21 @@ def against_parameters(results: Results) -> str:
     return chart(title, finding, series, x, y, lines=False, named=True, key="plane", size=(620, 290))
 
 
-def looked_closer(run: Run, method: str, other: str) -> str:
-    """The confusion matrix of one method, and its disagreements with another."""
+def looked_closer(run: Run, methods: Sequence[str]) -> str:
+    """The confusion matrix of each method, and where two of them disagree."""
     results, shown = results_of(run), shown_of(run)
     if results is None or "labels" not in shown:
         return ""
     answers = {row.method: row.runs[0].predictions for row in results.finished if row.runs[0].predictions}
-    if method not in answers:
-        return ""
+    chosen = [name for name in dict.fromkeys(methods) if name in answers]
     labels, classes = shown["labels"], shown["classes"]
-    parts = [confusion(method, answers[method], labels, classes)]
-    if other in answers and other != method:
+    parts = [confusion(name, answers[name], labels, classes) for name in chosen]
+    if len(chosen) == 2:
         address = f"/runs/{run.id}/files/out/{TILES}"
-        pair = (answers[method], answers[other])
-        parts.append(disagreements((method, other), pair, labels, classes, dict(shown), address))
-    return f'<div class="closer">{"".join(parts)}</div>'
+        pair = (answers[chosen[0]], answers[chosen[1]])
+        parts.append(disagreements((chosen[0], chosen[1]), pair, labels, classes, dict(shown), address))
+    hint = "Names in the table are buttons: one shows what a method takes for what, two where they disagree."
+    return f'<p class="quiet">{hint}</p><div class="closer">{"".join(parts)}</div>'
 
 
 def finished_methods(run: Run) -> list[str]:
@@ -150,13 +150,3 @@ def finished_methods(run: Run) -> list[str]:
     results = results_of(run)
     rows: list[Row] = [] if results is None else results.finished
     return [row.method for row in rows if row.runs and row.runs[0].predictions]
-
-
-def command_of(run: Run) -> str:
-    """The command line of a run that has no results yet."""
-    return command_line(run.request.program, run.request.words, run.id)
-
-
-def ended(run: Run) -> bool:
-    """Whether nothing will change any more."""
-    return run.state in ENDED

@@ -64,6 +64,14 @@ def test_a_first_visitor_sees_a_finished_comparison(visitor: Visitor) -> None:
     values = [float(text.split()[0]) for text in shown]
     assert values == sorted(values)
     assert len(values) > 2
+    expect(page.locator("#estimate")).to_contain_text("nothing like it has run on this machine yet")
+    expect(page.locator("#closely h3")).to_have_text(
+        [re.compile("^linear_probe: what"), re.compile("^lora: what"), "Where linear_probe and lora disagree"]
+    )
+    page.locator("[data-pin=ssf]").click()
+    expect(page.locator("#closely h3").last).to_have_text("Where lora and ssf disagree")
+    page.locator("[data-pin=lora]").click()
+    expect(page.locator("#closely h3")).to_have_text([re.compile("^ssf: what it takes for what")])
     assert visitor.findings() == []
     visitor.shot("vision")
 

@@ -6,9 +6,10 @@ from typing import Any
 import gradio as gr
 
 from peft_compare import adapter_view as view
+from peft_compare.files import examples_in
 from peft_compare.frame import EXAMPLES, HIDDEN, SAYING, Frame
 from peft_compare.guard import owner_of
-from peft_compare.inspecting import CARD, kind_of
+from peft_compare.inspecting import kind_of
 from peft_compare.look import notice
 from peft_compare.refusals import RefusedError
 from peft_compare.runs import ENDED, Run
@@ -20,7 +21,7 @@ EXAMPLE = "adapter"
 NAMED = "The one it names"
 MODELS = ["vit_mini.cifar10", "mini_sd", "mini_dit", "point_mini", "vit_base_patch16_224.augreg_in21k"]
 MOST_FILES = 10
-WHAT = "Drop an adapter on the left, or choose one that a comparison of yours has trained."
+WHAT = "Drop an adapter on the left, or choose one that was trained here."
 EXAMPLE_SAID = "It came with the app. Drop an adapter of yours on the left to see the same of it."
 
 
@@ -32,7 +33,13 @@ def build(frame: Frame) -> None:
             about = "Drop an adapter: its two files, a zip of them, or one file"
             files = gr.File(label=about, file_count="multiple", elem_id="adapter-files")
             gr.HTML(f'<p class="quiet">{_taken(frame)}</p>')
-            own = gr.Dropdown([], label="Or one that you have trained here", value=None, interactive=True)
+            own = gr.Dropdown(
+                _own(frame, ""),
+                label="Or one that was trained here",
+                value=None,
+                interactive=True,
+                elem_id="own-adapter",
+            )
             model = gr.Dropdown(
                 [NAMED, *MODELS],
                 value=NAMED,
@@ -61,7 +68,7 @@ def build(frame: Frame) -> None:
             run = frame.find(EXAMPLE)
         if run is None:
             return "", gr.Button(visible=False), notice("empty", "Nothing yet.", WHAT), "nothing"
-        key = _key(run)
+        key = frame.key_of(run)
         if key == seen:
             return tuple([gr.skip()] * 4)
         watched = view.watch(run, frame.queue.position(run))
@@ -69,23 +76,19 @@ def build(frame: Frame) -> None:
             watched = notice("kept", "An adapter to look at.", EXAMPLE_SAID)
         return watched, gr.Button(visible=run.state not in ENDED), view.shown(run), key
 
-    def _key(run: Run) -> str:
-        known = run.out / CARD
-        stamp = known.stat().st_mtime_ns if known.exists() else 0
-        return f"{run.id}/{run.state}/{frame.queue.position(run)}/{stamp}"
-
     def begin(files: list[str] | None, own: str | None, model: str, request: gr.Request) -> tuple[Any, ...]:
         """Have what was given looked at."""
-        try:
-            owner = owner_of(request.cookies)
+        owner = owner_of(request.cookies)
+
+        def start() -> Run:
             given = [Path(file) for file in files or ()] or _trained(frame, own, owner)
             base = _base(model)
             _check(frame, given)
-            words = ["inspect", "given", *(["--model", base] if base else [])]
-            run = frame.queue.add(NAME, _name(given, own if not files else None), "vision-peft", words, owner, given)
-        except (RefusedError, AdapterError) as refusal:
-            return notice("error", "Not looked at.", f"{refusal}."), gr.skip(), gr.skip(), gr.skip()
-        return "", run.id, frame.list_of(request, run.id), frame.pace(request, run.id)
+            words, name = ["inspect", "given"], _name(given, None if files else own)
+            words += ["--model", base] if base else []
+            return frame.queue.add(NAME, name, "vision-peft", words, owner, given)
+
+        return frame.started(request, start, "Not looked at.")
 
     def stop(run_id: str, seen: str, request: gr.Request) -> tuple[Any, ...]:
         frame.cancel(request, run_id)
@@ -111,12 +114,13 @@ def _taken(frame: Frame) -> str:
 
 
 def _own(frame: Frame, owner: str) -> list[tuple[str, str]]:
-    """The adapters that comparisons of this browser have left, the newest first."""
+    """The adapters that comparisons of this browser have left, the newest first, and those that come with the app."""
     found = []
-    for run in frame.runs.of(owner):
+    for run in [*frame.runs.of(owner), *examples_in(EXAMPLES)]:
         for place in sorted(run.out.glob("*/seed-*/adapter/adapter_config.json")):
             method, seed = place.parts[-4:-2]
-            found.append((f"{method}, {seed} · {run.request.name}", f"{run.id}/{method}/{seed}"))
+            name = f"{method} · {run.id}" if run.path.parent == EXAMPLES else f"{method}, {seed} · {run.request.name}"
+            found.append((name, f"{run.id}/{method}/{seed}"))
     return found
 
 
@@ -127,11 +131,12 @@ def _trained(frame: Frame, own: str | None, owner: str) -> list[Path]:
         RefusedError: there is none, or it is another visitor's.
     """
     if not own:
-        raise RefusedError("no adapter is chosen: drop its files, or choose one that you have trained here")
-    if own not in (value for _, value in _own(frame, owner)):
+        raise RefusedError("no adapter is chosen: drop its files, or choose one that was trained here")
+    run_id, method, seed = own.split("/") if own in (value for _, value in _own(frame, owner)) else ("", "", "")
+    run = frame.find(run_id)
+    if run is None:
         raise RefusedError("this adapter is not there any more")
-    run_id, method, seed = own.split("/")
-    return sorted((frame.runs.folder / run_id / "out" / method / seed / "adapter").glob("adapter_*"))
+    return sorted((run.out / method / seed / "adapter").glob("adapter_*"))
 
 
 def _base(model: str | None) -> str | None:
@@ -149,7 +154,10 @@ def _check(frame: Frame, given: list[Path]) -> None:
             f"{len(given)} files were given, and an adapter is two: give its folder's files or a zip of them"
         )
     for path in given:
-        refuse_pickle(Path(path.name))
+        try:
+            refuse_pickle(Path(path.name))
+        except AdapterError as error:
+            raise RefusedError(str(error)) from None
     if not any(path.suffix.lower() in (".safetensors", ".zip") for path in given):
         raise RefusedError(f"there is no safetensors file and no zip in it (found {', '.join(p.name for p in given)})")
     size, most = sum(path.stat().st_size for path in given), frame.settings.limits.upload_bytes

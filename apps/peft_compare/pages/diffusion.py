@@ -11,7 +11,6 @@ from peft_compare.frame import EXAMPLES, HIDDEN, SAYING, Frame
 from peft_compare.guard import owner_of
 from peft_compare.look import notice
 from peft_compare.pages import diffusion_choose, diffusion_draw, diffusion_text
-from peft_compare.refusals import RefusedError
 from peft_compare.runs import ENDED, Run
 from peft_compare.vision_view import final_curves, live_curves, results_of, watch
 
@@ -26,7 +25,7 @@ def build(frame: Frame) -> None:
     frame.closing.append(drawer.close)
     with gr.Row(elem_classes="moves"):
         with gr.Column(scale=2, min_width=300, elem_classes="card"):
-            form, failed, start = diffusion_choose.build(frame)
+            form, start = diffusion_choose.build(frame)
         with gr.Column(scale=5, min_width=320):
             with gr.Column(elem_classes="card"):
                 gr.HTML('<h2 class="move"><span>2</span>Watch</h2>')
@@ -49,7 +48,7 @@ def build(frame: Frame) -> None:
         if run is None:
             empty = notice("empty", "Nothing yet.", WHAT)
             return ("", gr.Button(visible=False), "", "", empty, gr.Column(visible=False), *blank, "")
-        state, key = run.state, _key(frame, run)
+        state, key = run.state, frame.key_of(run)
         if key == seen:
             return tuple([gr.skip()] * (7 + len(blank)))
         results = results_of(run) if state in ENDED else None
@@ -70,17 +69,15 @@ def build(frame: Frame) -> None:
         )
 
     def begin(request: gr.Request, *values: Any) -> tuple[Any, ...]:
-        """Put what was chosen at the end of the queue."""
-        owner = owner_of(request.cookies)
-        try:
+        def start() -> Run:
             choice = form.read(frame, list(values))
             words = request_of.words_of(choice)
             if choice.pictures is not None:
                 choice.pictures.write()
-            run = frame.queue.add(NAME, request_of.name_of(choice), "diffusion-peft", words, owner)
-        except RefusedError as refusal:
-            return notice("error", "Not started.", f"{refusal}."), gr.skip(), gr.skip(), gr.skip()
-        return "", run.id, frame.list_of(request, run.id), frame.pace(request, run.id)
+            name, owner = request_of.name_of(choice), owner_of(request.cookies)
+            return frame.queue.add(NAME, name, "diffusion-peft", words, owner)
+
+        return frame.started(request, start)
 
     def stop(run_id: str, seen: str, request: gr.Request) -> tuple[Any, ...]:
         frame.cancel(request, run_id)
@@ -89,7 +86,7 @@ def build(frame: Frame) -> None:
     shown = [watched, cancel, samples, curves, compared, tools, *drawing.outputs, seen]
     gr.on([frame.opened.change, frame.clock.tick], show, [frame.opened, seen], shown, **HIDDEN)
     frame.blocks.load(show, [frame.opened, seen], shown, **HIDDEN)
-    start.click(begin, form.inputs, [failed, frame.opened, frame.listed, frame.clock], **HIDDEN)
+    start.button.click(begin, form.inputs, [start.failed, frame.opened, frame.listed, frame.clock], **HIDDEN)
     cancel.click(stop, [frame.opened, seen], shown, **SAYING)
 
 
@@ -99,11 +96,3 @@ def _found(frame: Frame, run_id: str) -> Run | None:
     if run is None or run.request.page != NAME:
         run = frame.find(EXAMPLE)
     return run
-
-
-def _key(frame: Frame, run: Run) -> str:
-    """Changes with what is on the disk."""
-    stamps = [str(path.stat().st_mtime_ns) for path in sorted(run.out.glob("*/seed-*/metrics.jsonl"))]
-    stamps += [str(path) for path in sorted(run.out.glob("*/seed-*/*.json"))]
-    stamps += [str(path) for path in sorted(run.out.glob("*/seed-*/samples/*.png"))]
-    return "/".join([run.id, run.state, str(frame.queue.position(run)), str(hash(tuple(stamps)))])

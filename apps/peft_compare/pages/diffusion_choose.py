@@ -7,17 +7,18 @@ from typing import Any
 import gradio as gr
 
 from peft_compare import diffusion_request as request_of
+from peft_compare.budget import Share
 from peft_compare.diffusion_budget import solve
 from peft_compare.diffusion_request import TASKS, Choice
 from peft_compare.diffusion_sets import thumbnails
 from peft_compare.frame import HIDDEN, Frame
-from peft_compare.look import glyph, notice
-from peft_compare.pages import diffusion_own
+from peft_compare.pages import diffusion_own, start_button
+from peft_compare.pages.method_settings import Budget, MethodSettings, build_budget, build_settings
+from peft_compare.pages.start_button import Start
 from peft_compare.parts.pictures import thumbnails as drawn
-from peft_compare.refusals import RefusedError
+from peft_runs.families import DIFFUSION
 
 DRAWN, MINE = "The drawn set", "My pictures"
-OWN, EQUAL = "Each its own size", "Equal for all"
 
 
 @dataclass
@@ -31,30 +32,19 @@ class Form:
     named: gr.Textbox
     kind: gr.Textbox
     methods: gr.CheckboxGroup
-    budget: gr.Radio
-    parameters: gr.Number
+    budget: Budget
     seeds: gr.Dropdown
     epochs: gr.Number
     judged: gr.Number
     layers: gr.State
-    sizes: dict[str, gr.Number]
-    rates: dict[str, gr.Number]
+    settings: MethodSettings
 
     @property
     def inputs(self) -> list[Any]:
         """In the order that `read` takes them."""
-        plain: list[Any] = [
-            self.task,
-            self.pipeline,
-            self.data,
-            self.own.place,
-            self.own.captions,
-            self.named,
-            self.kind,
-        ]
-        plain += [self.methods, self.budget, self.parameters]
-        plain += [self.seeds, self.epochs, self.judged, self.layers]
-        return [*plain, *self.sizes.values(), *self.rates.values()]
+        plain: list[Any] = [self.task, self.pipeline, self.data, self.own.place, self.own.captions]
+        plain += [self.named, self.kind, self.methods, self.budget.switch, self.budget.parameters]
+        return [*plain, self.seeds, self.epochs, self.judged, self.layers, *self.settings.fields]
 
     def read(self, frame: Frame, values: list[Any]) -> Choice:
         """What the visitor asks for.
@@ -64,9 +54,8 @@ class Form:
         """
         task, pipeline, data, place, captions, named, kind, *rest = values
         frame.settings.check_model(str(pipeline or "").strip())
-        methods, budget, parameters, seeds, epochs, judged, layers, *each = rest
-        sizes = dict(zip(self.sizes, each, strict=False))
-        rates = dict(zip(self.rates, each[len(self.sizes) :], strict=True))
+        methods, switch, parameters, seeds, epochs, judged, layers, *each = rest
+        sizes, rates = self.settings.read(each)
         mine = data == MINE and TASKS[task].drawn is not None
         return Choice(
             methods=tuple(methods),
@@ -77,15 +66,15 @@ class Form:
             epochs=int(epochs or 0),
             seeds=int(seeds),
             judged=int(judged or 0),
-            budget=int(parameters or 0) if budget == EQUAL else None,
-            sizes={name: int(value) for name, value in sizes.items() if value is not None},
-            rates={name: float(value) for name, value in rates.items() if value is not None},
+            budget=self.budget.read(switch, parameters),
+            sizes=sizes,
+            rates=rates,
             layers=tuple(layers or ()) if task == "spelling" else (),
         )
 
 
-def build(frame: Frame) -> tuple[Form, gr.HTML, gr.Button]:
-    """The form, the place of its errors, and the button."""
+def build(frame: Frame) -> tuple[Form, Start]:
+    """The form, and the button with what stands beside it."""
     first = TASKS["style"]
     gr.HTML('<h2 class="move"><span>1</span>Choose</h2>')
     task = gr.Dropdown(
@@ -112,9 +101,7 @@ def build(frame: Frame) -> tuple[Form, gr.HTML, gr.Button]:
         elem_classes="methods",
         elem_id="diffusion-methods",
     )
-    budget = gr.Radio([OWN, EQUAL], value=OWN, label="Trainable parameters")
-    parameters = gr.Number(100_000, label="Parameters", precision=0, minimum=1, visible=False)
-    solved = gr.HTML()
+    budget = build_budget(100_000, "Parameters")
     with gr.Row():
         seeds = gr.Dropdown([1, 2, 3, 5], value=1, label="Seeds", min_width=80)
         epochs = gr.Number(
@@ -136,20 +123,9 @@ def build(frame: Frame) -> tuple[Form, gr.HTML, gr.Button]:
             min_width=80,
             elem_id="diffusion-judged",
         )
-    sizes: dict[str, gr.Number] = {}
-    rates: dict[str, gr.Number] = {}
-    rows: dict[str, gr.Row] = {}
     every = list(dict.fromkeys(name for known in TASKS for name in request_of.offered(known)))
-    with gr.Accordion("Settings of each method", open=False):
-        for name in every:
-            size, value, rate = request_of.own_settings(_task_of(name), name)
-            with gr.Row(visible=name in first.first) as row:
-                if size is not None:
-                    sizes[name] = gr.Number(value, label=f"{name}: {size}", precision=0, minimum=1, min_width=100)
-                rates[name] = gr.Number(rate, label=f"{name}: learning rate", minimum=0, min_width=100)
-            rows[name] = row
-    failed = gr.HTML(elem_id="diffusion-not-started")
-    start = gr.Button("Run it yourself", variant="primary", elem_id="diffusion-start")
+    settings = build_settings({name: request_of.own_settings(_task_of(name), name) for name in every}, first.first)
+    start = start_button.build("diffusion-")
     layers = gr.State(())
     form = Form(
         task=task,
@@ -160,13 +136,11 @@ def build(frame: Frame) -> tuple[Form, gr.HTML, gr.Button]:
         kind=kind,
         methods=methods,
         budget=budget,
-        parameters=parameters,
         seeds=seeds,
         epochs=epochs,
         judged=judged,
         layers=layers,
-        sizes=sizes,
-        rates=rates,
+        settings=settings,
     )
 
     def turn(task: str) -> list[Any]:
@@ -180,37 +154,27 @@ def build(frame: Frame) -> tuple[Form, gr.HTML, gr.Button]:
             gr.Row(visible=task == "subject"),
             gr.CheckboxGroup(choices=list(known), value=list(chosen.first)),
             chosen.epochs,
-            *(usual[name][1] if name in usual else gr.skip() for name in sizes),
-            *(usual[name][2] if name in usual else gr.skip() for name in rates),
+            *(usual[name][1] if name in usual else gr.skip() for name in settings.sizes),
+            *(usual[name][2] if name in usual else gr.skip() for name in settings.rates),
         ]
 
-    def settle(chosen: list[str], budget: str) -> list[Any]:
-        return [gr.Number(visible=budget == EQUAL), *(gr.Row(visible=name in chosen) for name in rows)]
+    def divide(*values: Any) -> list[Share]:
+        choice = form.read(frame, list(values))
+        if choice.budget is None or not choice.methods:
+            return []
+        return solve(choice.pipeline, TASKS[choice.task].recipe, choice.methods, choice.budget)
 
-    def divide(*values: Any) -> str:
-        """What each method gets of the budget."""
-        try:
-            choice = form.read(frame, list(values))
-            if choice.budget is None or not choice.methods:
-                return ""
-            found = solve(choice.pipeline, TASKS[choice.task].recipe, choice.methods, choice.budget)
-        except RefusedError as refusal:
-            return notice("error", "", f"{refusal}.")
-        lines = "".join(
-            f"<li>{glyph(share.method)}{escape(share.method)}: "
-            + (f"{share.field} {share.value:,}, " if share.field else "")
-            + f"{share.parameters:,}{'' if share.field else ' (one size only)'}</li>"
-            for share in found
-        )
-        return f'<ul class="notes" aria-label="Sizes chosen">{lines}</ul>'
+    def words(*values: Any) -> list[str]:
+        return request_of.words_of(form.read(frame, list(values)))
 
-    turned = [about, data, pictures, subject, methods, epochs, *sizes.values(), *rates.values()]
+    turned = [about, data, pictures, subject, methods, epochs, *settings.fields]
     task.change(turn, task, turned, **HIDDEN)
     data.change(lambda chosen: gr.HTML(visible=chosen == DRAWN), data, pictures, **HIDDEN)
-    gr.on([methods.change, budget.change], settle, [methods, budget], [parameters, *rows.values()], **HIDDEN)
-    dividing = [methods.change, budget.change, parameters.change, pipeline.change]
-    gr.on(dividing, divide, form.inputs, solved, trigger_mode="always_last", **HIDDEN)
-    return form, failed, start
+    settings.follow(methods, budget)
+    budget.solves(divide, form.inputs, [methods, pipeline])
+    changes = [pipeline, data, own.captions, methods, budget.switch, budget.parameters, seeds, epochs, judged]
+    start.estimates(frame, DIFFUSION, words, form.inputs, changes)
+    return form, start
 
 
 def _task_of(method: str) -> str:

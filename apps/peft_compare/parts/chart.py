@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from html import escape
 
 from peft_compare.look import glyph, scroll
+from peft_compare.parts.labels import Box, beside
 from peft_runs.figure_style import marker_outline, shade
 
 LEFT, RIGHT, TOP, BOTTOM = 46.0, 12.0, 10.0, 34.0
@@ -58,7 +59,9 @@ def chart(
     found = [(px, py) for one in series for px, py in zip(one.x, one.y, strict=True) if _drawable(px, py, x, y)]
     if not found:
         return ""
-    across, up = _scale([p[0] for p in found], x), _scale([p[1] for p in found], y)
+    spread = [(py, d) for one in series for py, d in zip(one.y, one.deviations, strict=False) if d]
+    ends = [end for py, d in spread for end in (py - d, py + d) if _drawable(found[0][0], end, x, y)]
+    across, up = _scale([p[0] for p in found], x), _scale([*(p[1] for p in found), *ends], y)
     width, height = size
     inner_w, inner_h = width - LEFT - RIGHT, height - TOP - BOTTOM
 
@@ -67,7 +70,9 @@ def chart(
 
     parts = [_grid(across, up, x, y, size)]
     for one in series:
-        parts.append(_series(one, x, y, place, lines, named, width))
+        parts.append(_series(one, x, y, place, lines))
+    if named:
+        parts.append(_names(series, x, y, place, Box(LEFT, 0, width, height - BOTTOM)))
     legend = "" if named else _legend(series)
     return (
         f'<figure class="figure"><h3>{escape(title)}</h3>'
@@ -139,11 +144,18 @@ def _grid(across: Scale, up: Scale, x: Axis, y: Axis, size: tuple[int, int]) -> 
     return "".join(parts)
 
 
-def _series(one: Series, x: Axis, y: Axis, place: Callable, lines: bool, named: bool, width: int) -> str:
-    points = [(px, py) for px, py in zip(one.x, one.y, strict=True) if _drawable(px, py, x, y)]
+def _points(one: Series, x: Axis, y: Axis) -> list[tuple[float, float]]:
+    return [(px, py) for px, py in zip(one.x, one.y, strict=True) if _drawable(px, py, x, y)]
+
+
+def _colour(one: Series) -> str:
+    return f"var(--method-{shade(one.method)})" if one.method else "var(--ink)"
+
+
+def _series(one: Series, x: Axis, y: Axis, place: Callable, lines: bool) -> str:
+    points, colour = _points(one, x, y), _colour(one)
     if not points:
         return ""
-    colour = f"var(--method-{shade(one.method)})" if one.method else "var(--ink)"
     places = [place(*point) for point in points]
     parts = []
     if lines and len(places) > 1:
@@ -160,14 +172,17 @@ def _series(one: Series, x: Axis, y: Axis, place: Callable, lines: bool, named: 
             f'<path d="{outline}" transform="translate({a - MARK / 2:.1f} {b - MARK / 2:.1f})" fill="{colour}" '
             'stroke="var(--card)" stroke-width="0.8"/>'
         )
-    if named:
-        a, b = places[-1]
-        end = a > width * 0.72
-        parts.append(
-            f'<text x="{a - 9 if end else a + 9:.1f}" y="{b + 3.5:.1f}" text-anchor="{"end" if end else "start"}" '
-            f'style="fill:{colour}">{escape(one.method)}</text>'
-        )
     return "".join(parts)
+
+
+def _names(series: Sequence[Series], x: Axis, y: Axis, place: Callable, inside: Box) -> str:
+    """The name of each series beside its last point."""
+    ends = [(one, place(*points[-1])) for one in series if (points := _points(one, x, y))]
+    spots = beside([(one.method, *at) for one, at in ends], inside)
+    return "".join(
+        f'<text x="{a:.1f}" y="{b:.1f}" text-anchor="{anchor}" style="fill:{_colour(one)}">{escape(one.method)}</text>'
+        for (one, _), (a, b, anchor) in zip(ends, spots, strict=True)
+    )
 
 
 def _legend(series: Sequence[Series]) -> str:

@@ -50,7 +50,7 @@ def disagreements(
     apart = np.flatnonzero(first != second)
     only = [int((((one == true) & (other != true))[apart]).sum()) for one, other in ((first, second), (second, first))]
     order = sorted(apart, key=lambda place: bool(first[place] != true[place] and second[place] != true[place]))
-    shown = [int(place) for place in order if place < tiles["tiles"]][:MOST_TILES]
+    shown = [int(place) for place in order if place < tiles.get("tiles", 0)][:MOST_TILES]
     entries = "".join(
         f"<li>{_tile(place, tiles, address)}<strong>{escape(classes[int(true[place])])}</strong>"
         + "".join(
@@ -62,11 +62,9 @@ def disagreements(
         for place in shown
     )
     one, other = escape(names[0]), escape(names[1])
-    said = f"{len(apart)} of {len(true)} test pictures; {only[0]} only {one} reads right, {only[1]} only {other}."
-    return (
-        f'<div class="part"><h3>Where {one} and {other} disagree</h3><p class="quiet">{said}</p>'
-        f'<ul class="tiles">{entries}</ul></div>'
-    )
+    said = f"{len(apart)} of {len(true)} in the test part; {only[0]} only {one} reads right, {only[1]} only {other}."
+    pictures = f'<ul class="tiles">{entries}</ul>' if entries else ""
+    return f'<div class="part"><h3>Where {one} and {other} disagree</h3><p class="quiet">{said}</p>{pictures}</div>'
 
 
 def _tile(place: int, tiles: dict[str, int], address: str) -> str:

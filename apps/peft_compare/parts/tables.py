@@ -1,9 +1,11 @@
 """The table of a comparison, sorted by any of its columns, and the notes that belong to it."""
 
+from collections.abc import Sequence
 from html import escape
 
 from peft_compare.look import glyph, scroll
 from peft_compare.parts.downloads import of_row
+from peft_compare.parts.pins import pin
 from peft_runs import compare_words as words
 from peft_runs.compare_notes import notes
 from peft_runs.compare_results import Results, Row
@@ -20,11 +22,11 @@ ABOUT = {
 }
 
 
-def table(results: Results, run_id: str) -> str:
-    """A row a method; what failed says why."""
+def table(results: Results, run_id: str, closer: Sequence[str] = ()) -> str:
+    """A row a method, whose name is a button for those in `closer`; what failed says why."""
     names = headings(results)
     heads = "".join(_head(name) for name in ["method", *names])
-    rows = [_row(row, results, run_id) for row in results.finished]
+    rows = [_row(row, results, run_id, closer) for row in results.finished]
     rows += [_failed(row, len(names)) for row in results.failed]
     said = "".join(f"<li>{escape(note)}</li>" for note in notes(results))
     table = (
@@ -40,16 +42,17 @@ def _head(name: str) -> str:
     return f'<th scope="col">{button}</th>'
 
 
-def _row(row: Row, results: Results, run_id: str) -> str:
+def _row(row: Row, results: Results, run_id: str, closer: Sequence[str]) -> str:
     values = _values(row, results)
     parts = []
     for name, text in cells(row, results).items():
         why = f' title="{escape(row.merged_reason or "")}"' if name == "merging" and text == words.NONE else ""
         value = values.get(name)
         parts.append(f'<td data-value="{"" if value is None else value}"{why}>{escape(text)}</td>')
+    name = pin(row.method, closer, f"{glyph(row.method)}{escape(row.method)}")
     return (
-        f'<tr data-method="{escape(row.method)}"><th scope="row" data-value="{escape(row.method)}">{glyph(row.method)}'
-        f"{escape(row.method)}</th>{''.join(parts)}<td>{of_row(row, run_id)}</td></tr>"
+        f'<tr data-method="{escape(row.method)}"><th scope="row" data-value="{escape(row.method)}">{name}</th>'
+        f"{''.join(parts)}<td>{of_row(row, run_id)}</td></tr>"
     )
 
 
