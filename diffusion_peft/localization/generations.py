@@ -98,6 +98,9 @@ class Generations:
         """The target's pictures, then for each set of layers the source's that read the target's text there.
 
         An empty set is the source as it is.
+
+        Raises:
+            ValueError: the model reads a pair's prompts as the same text.
         """
         prompts = [pair.target for pair in pairs] + [pair.source for pair in pairs] * len(sets)
         count = 1 + len(sets)
@@ -110,8 +113,17 @@ class Generations:
         replaced: Any = nullcontext()
         if layers:
             replaced = patch_text(self.pipeline, layers, slots=slots, heads=self.heads, **window)
-        with replaced:
-            return list(self.pictures(prompts, list(seeds) * count).split(len(pairs)))
+        with replaced, first_call(bare(self.pipeline)) as call:
+            pictures = self.pictures(prompts, list(seeds) * count)
+        if count > 1:
+            texts = call["encoder_hidden_states"].unflatten(0, (-1, count, len(pairs)))[-1]
+            for pair, target, source in zip(pairs, texts[TARGET], texts[TARGET + 1], strict=True):
+                if pair.source != pair.target and torch.equal(target, source):
+                    raise ValueError(
+                        f"{pair.source!r} and {pair.target!r} are the same text to this pipeline: they differ only "
+                        f"beyond the {len(target)} tokens that it reads"
+                    )
+        return list(pictures.split(len(pairs)))
 
 
 @contextmanager

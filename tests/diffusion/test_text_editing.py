@@ -123,6 +123,12 @@ def test_unusable_settings_are_refused(given: dict[str, Any], message: str, pipe
         dp.edit_text(pipe, PAIRS, **{"layers": [1], **ASKED, **given})
 
 
+def test_prompts_that_differ_beyond_what_is_read_are_refused(pipe: Any) -> None:
+    start = "a star " * 60
+    with pytest.raises(ValueError, match=r"are the same text to this pipeline: .* beyond the \d+ tokens"):
+        dp.edit_text(pipe, [(start + "circle", start + "square")], [1], **ASKED)
+
+
 def test_a_word_to_replace_needs_another(pipe: Any) -> None:
     with pytest.raises(ValueError, match="`replace` must map words to others, or be a function of a prompt; found 'x'"):
         dp.replace_words(pipe, ["a star"], "x", [1], **ASKED)  # type: ignore[arg-type]
