@@ -5,19 +5,22 @@
 
 Every source, such as `the word "CAT" in red on white`, is drawn with another word of the same length: once as the
 target alone would be (prompt swap), and in the found layers, all of them, and later and later windows of the steps.
-`other scene` asks the target in other colours as well, so that the scene has to come from the source. Measured are the
-letters of the target and of the source at their places, the target's whole words, the ground in the source's colour,
-and the change outside the word's box, all against the source's picture. OUT gets edit.json and edit.png.
+`other scene` asks the target in other colours as well, so that the scene has to come from the source. Pictures that the
+pipeline has not drawn are edited from the noise that gives them. Measured are the letters of the target and of the
+source at their places, the target's whole words, the ground in the source's colour, and the change outside the word's
+box, all against the source's picture. OUT gets edit.json, edit.png and given.png.
 """
 
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torchvision.transforms.functional import to_tensor
 
 import diffusion_peft as dp
 from diffusion_peft.data.reading import around, ground_of, letters_right, read_letters
@@ -85,9 +88,14 @@ def edited(settings: argparse.Namespace, pipe: object, best: list[int], out: Pat
             if not (scene and name == "all layers"):
                 shown.append(drawn.edited)
             rows[f"{name}{scene}"] = measured(drawn.edited, drawn.source, sources, targets)
-    pixels = (255 * torch.stack(shown, 1)[:6].flatten(0, 1)).round().byte().permute(0, 2, 3, 1).numpy()
-    grid([Image.fromarray(picture) for picture in pixels], len(shown)).save(out / "edit.png")
+    save(shown, out / "edit.png")
     return rows
+
+
+def save(shown: list[Tensor], path: Path) -> None:
+    """The first rows of pictures, one column for each way."""
+    pixels = (255 * torch.stack(shown, 1)[:6].flatten(0, 1)).round().byte().permute(0, 2, 3, 1).numpy()
+    grid([Image.fromarray(picture) for picture in pixels], len(shown)).save(path)
 
 
 def replaced(settings: argparse.Namespace, pipe: object, best: list[int]) -> dict[str, dict[str, float]]:
@@ -97,7 +105,11 @@ def replaced(settings: argparse.Namespace, pipe: object, best: list[int]) -> dic
     prompts = [word.caption for word in unwanted]
     common = {"steps": settings.steps, "guidance": settings.guidance}
     lexicon = {one.text: other.text for one, other in zip(unwanted, wanted, strict=True)}
-    clean, _ = dp.replace_words(pipe, prompts, lexicon, best, **common)
+    starts = {start: f"replaced from step {start}" if start else "replaced" for start in (0, *settings.windows)}
+    clean = {
+        name: dp.replace_words(pipe, prompts, lexicon, best, start_step=start, **common)[0]
+        for start, name in starts.items()
+    }
     plain, _ = dp.replace_words(pipe, prompts, {}, best, **common)
     negative = [
         dp.replace_words(
@@ -105,8 +117,27 @@ def replaced(settings: argparse.Namespace, pipe: object, best: list[int]) -> dic
         )[0]
         for number, (prompt, word) in enumerate(zip(prompts, unwanted, strict=True))
     ]
-    found = {"as asked": plain, "negative prompt": torch.cat(negative), "replaced": clean}
+    found = {"as asked": plain, "negative prompt": torch.cat(negative), **clean}
     return {name: measured(pictures, plain, unwanted, wanted) for name, pictures in found.items()}
+
+
+def given(settings: argparse.Namespace, pipe: Any, best: list[int], out: Path) -> dict[str, dict[str, float]]:
+    """Pictures that the pipeline has not drawn, without guidance from the noise that gives them."""
+    words = asked(settings.pairs, settings.seed + 2)
+    sources, targets = ([row[place] for row in words] for place in (0, 1))
+    pairs = [(source.caption, target.caption) for source, target in zip(sources, targets, strict=True)]
+    size = pipe.vae_scale_factor * pipe.unet.config.sample_size
+    pictures = torch.stack([to_tensor(word.picture(size)) for word in sources])
+    latents = dp.invert_pictures(pipe, pictures, [source for source, _ in pairs], steps=settings.steps)
+    drawn = dp.edit_text(pipe, pairs, best, steps=settings.steps, guidance=1.0, latents=latents, batch=8)
+    found = {
+        "picture as it is": pictures,
+        "drawn again": drawn.source,
+        "prompt swap": drawn.target,
+        "found layers": drawn.edited,
+    }
+    save(list(found.values()), out / "given.png")
+    return {name: measured(some, pictures, sources, targets) for name, some in found.items()}
 
 
 def table(rows: dict[str, dict[str, float]]) -> str:
@@ -131,11 +162,15 @@ def main() -> None:
     settings.out.mkdir(parents=True, exist_ok=True)
     best = dp.Localization.load(settings.found / "localization.json").best_set()
     pipe = open_pipeline(settings.pipeline)
-    rows = {"editing": edited(settings, pipe, best, settings.out), "replacing": replaced(settings, pipe, best)}
+    rows = {
+        "editing": edited(settings, pipe, best, settings.out),
+        "replacing": replaced(settings, pipe, best),
+        "given pictures": given(settings, pipe, best, settings.out),
+    }
     for name, found in rows.items():
         print(f"{name}, layers {best}:\n{table(found)}\n")
     (settings.out / "edit.json").write_text(json.dumps({"layers": best, **rows}, indent=1) + "\n", encoding="utf-8")
-    print(f"wrote {settings.out / 'edit.json'} and edit.png")
+    print(f"wrote {settings.out / 'edit.json'} and pictures")
 
 
 if __name__ == "__main__":
