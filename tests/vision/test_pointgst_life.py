@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import PeftModel, get_peft_model
 from torch import Tensor
 
-from vision_peft import load_adapter
+from vision_peft import PointGstConfig, load_adapter
 
 from .tiny_clouds import adapted, after_a_step, clouds, tiny
 
@@ -41,6 +41,16 @@ def test_the_patch_encoders_statistics_move_with_the_adapter_alone(tmp_path: Pat
     torch.testing.assert_close(loaded(x), expected, rtol=0, atol=0)
     torch.testing.assert_close(load_adapter(tiny(), tmp_path).eval()(x), expected, rtol=0, atol=0)
     torch.testing.assert_close(loaded.unload()(x), plain)  # type: ignore[operator]
+
+
+def test_statistics_move_in_float32_beside_a_base_in_half_precision() -> None:
+    config = PointGstConfig(r=4, local_size=4, frozen_norm="train")
+    model: Any = get_peft_model(tiny().bfloat16(), config).train()  # type: ignore[arg-type]
+    before = encoder_statistics(model)
+    assert model(clouds().bfloat16()).dtype == torch.bfloat16
+    own = {name: tensor for name, tensor in encoder_statistics(model).items() if "pcsa_adapter" in name}
+    assert {tensor.dtype for tensor in own.values()} == {torch.float32}
+    assert all((tensor != before[name]).all() for name, tensor in own.items())
 
 
 def test_frozen_statistics_stay_by_default() -> None:

@@ -24,6 +24,11 @@ class Statistics(Feature):
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         raise NotImplementedError("statistics take the place of others; `StatisticsLayer` does it")
 
+    def normalised(self, x: Tensor) -> Tensor:
+        """Rows ``[R, C]`` of mean 0 and variance 1, in the precision of the statistics and then as ``x`` has it."""
+        assert self.norm.running_mean is not None
+        return self.norm(x.to(self.norm.running_mean.dtype)).to(x.dtype)
+
     def why_no_merge(self) -> str:
         return "the adapters beside the blocks mix tokens by a basis that depends on the cloud"
 
@@ -33,8 +38,8 @@ class StatisticsLayer(FeatureLayer):
 
     def adapted_forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         base: Any = self.base_layer
-        norms = [(cast(Statistics, adapter).norm, scale) for adapter, scale in self.running]
-        found = [(torch.addcmul(base.bias, norm(x), base.weight), scale) for norm, scale in norms]
+        found = [(cast(Statistics, adapter).normalised(x), scale) for adapter, scale in self.running]
+        found = [(torch.addcmul(base.bias, own, base.weight), scale) for own, scale in found]
         if len(found) == 1 and found[0][1] == 1:
             return found[0][0]
         plain = base(x)

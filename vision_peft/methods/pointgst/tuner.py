@@ -83,6 +83,12 @@ class PointGstTuner(AdapterTuner):
             adapter.start_at_the_base()
         return adapter
 
+    def _cast_adapter_dtype(self, adapter_name: str, autocast_adapter_dtype: bool = True) -> None:
+        super()._cast_adapter_dtype(adapter_name, autocast_adapter_dtype)
+        for module in self.model.modules() if autocast_adapter_dtype else ():
+            if isinstance(module, Statistics):  # PEFT casts parameters alone; in half precision means would not move
+                module.float()
+
     @staticmethod
     def _warn_if_larger(config: Any, key: str, adapter: nn.Module, base: nn.Module) -> None:
         """An adapter is larger than the norm at which it reads, and has nothing to do with its size."""
