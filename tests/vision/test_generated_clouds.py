@@ -92,12 +92,36 @@ def test_instances_are_views_of_given_things(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("name", ["things.npz", "empty", "damaged.npz"])
-def test_instances_of_nothing_are_refused(name: str, tmp_path: Path) -> None:
-    np.savez(tmp_path / "things.npz", one=rng().normal(size=(9, 3)))
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("one.npz", r"one\.npz has 1$"),
+        ("empty", "empty has 0$"),
+        ("nowhere", "nowhere is not there$"),
+        ("damaged.npz", r"damaged\.npz is no readable npz of clouds"),
+        ("nan.npz", r"nan\.npz, bad: 9 of 9 points hold NaN"),
+        ("flat.npz", r"flat\.npz, bad: expected points \[N, 3 or more\].*found \[9, 2\]"),
+        ("point.npz", r"point\.npz, bad: its 9 points are one and the same"),
+    ],
+)
+def test_instances_of_nothing_are_refused(name: str, message: str, tmp_path: Path) -> None:
+    good = rng().normal(size=(9, 3))
+    bad = {"nan": good * np.nan, "flat": good[:, :2], "point": np.ones((9, 3))}
+    np.savez(tmp_path / "one.npz", one=good)
+    for kind, points in bad.items():
+        np.savez(tmp_path / f"{kind}.npz", good=good, bad=points)
+    (tmp_path / "empty").mkdir()
     (tmp_path / "damaged.npz").write_bytes(b"PK junk")
-    with pytest.raises(DataError, match=rf"{name} has [01]$|{name} is no readable npz of clouds"):
+    with pytest.raises(DataError, match=message):
         open_clouds("instances", tmp_path / name, "train", size=2, points=16)
+
+
+def test_views_of_a_plane_a_line_and_few_points_are_clouds(tmp_path: Path) -> None:
+    points = rng().normal(size=(300, 3))
+    np.savez(tmp_path / "x.npz", plane=points * (1, 1, 0), line=points * (1, 0, 0), three=points[:3])
+    clouds = open_clouds("instances", tmp_path / "x.npz", "train", size=9, points=64)
+    assert all(clouds.cloud(index).shape == (64, 3) for index in range(9))
+    assert all(np.isfinite(clouds.cloud(index)).all() for index in range(9))
 
 
 @pytest.mark.skipif(not MESHES.is_file(), reason="../shared/data/mesh_points.npz is not here")

@@ -144,13 +144,15 @@ def open_instances(root: Path, split: str, size: int, points: int, seed: int) ->
     """Scan-like views of the things in an npz of clouds by name, or in a folder of one cloud or mesh a file.
 
     Raises:
-        DataError: there are fewer than two, or one cannot be read; the message names it.
+        DataError: there are fewer than two, or one cannot be read or is a single point; the message names it.
     """
     things: dict[str, np.ndarray]
     if root.suffix == ".npz" and root.is_file():
         try:
             with np.load(root, allow_pickle=False) as stored:
                 things = {name: checked(stored[name], f"{root}, {name}") for name in sorted(stored)}
+        except DataError:
+            raise
         except (OSError, ValueError, BadZipFile) as error:
             raise DataError(f"{root} is no readable npz of clouds: {error}") from None
     else:
@@ -158,7 +160,12 @@ def open_instances(root: Path, split: str, size: int, points: int, seed: int) ->
         things = {path.stem: read_cloud(path, path.read_bytes) for path in files}
     if len(things) < 2:
         wanted = "an npz with two or more clouds by name, or a folder of as many files"
-        raise DataError(f"instances need {wanted}; {root} has {len(things)}")
+        raise DataError(f"instances need {wanted}; {root} {f'has {len(things)}' if root.exists() else 'is not there'}")
+    for name, thing in things.items():
+        if not np.ptp(thing, axis=0).any():
+            raise DataError(
+                f"{root}, {name}: its {len(thing)} points are one and the same, of which there are no views"
+            )
     return Instances({name: normalised(thing) for name, thing in things.items()}, split, size, points, seed)
 
 
