@@ -61,6 +61,19 @@ def test_start_of_a_linear_layer_is_the_identity(shape: tuple[int, ...]) -> None
     torch.testing.assert_close(model(x), expected, rtol=1e-5, atol=1e-5)
 
 
+def test_copies_of_the_spectrum_start_with_their_share() -> None:
+    layer = nn.Conv2d(20, 18, 3, padding=1)
+    x = features(2, 20, 6, 6)
+    expected = layer(x)
+    model, _ = adapted(layer, mode="spectral", param_ratio=2)
+    torch.testing.assert_close(model(x), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_another_largest_factor_is_warned_of() -> None:
+    with pytest.warns(UserWarning, match=r"every factor starts at 1\.5 instead of 1"):
+        FdconvConfig(att_multi=3.0)
+
+
 def test_official_start_changes_the_function() -> None:
     layer = nn.Conv2d(256, 256, 3, padding=1)
     x = features(1, 256, 5, 5)
@@ -194,6 +207,21 @@ def test_half_precision_keeps_its_dtype(name: str, dtype: torch.dtype) -> None:
     y = model(x.to(dtype))
     assert y.dtype == dtype
     assert (y.float() - expected).norm() <= 2e-2 * expected.norm()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", ["3x3", "1x1"])
+def test_autocast_transforms_in_float32(name: str, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    layer = LAYERS[name]()
+    model, _ = adapted(layer, init_weights=False)
+    x = features(2, layer.in_channels, 7, 9)  # no powers of two
+    with torch.autocast("cpu", dtype=dtype):
+        y = model(x)
+        y.float().square().mean().backward()
+    assert y.dtype == dtype
+    assert (y.float() - model(x)).norm() <= 2e-2 * y.float().norm()
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 from timm.models import get_notrace_functions, get_notrace_modules
+from timm.optim import param_groups_weight_decay
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
@@ -149,6 +150,27 @@ def test_state_of_one_mode_loads_into_the_other() -> None:
 def test_state_of_another_size_is_refused() -> None:
     with pytest.raises(RuntimeError, match=r"size mismatch for layer1\.0\.conv1\.dynamic\.dft_weight"):
         small("fdconv_resnet18").load_state_dict(plain("fdconv_resnet18", channels=(24, 24, 28, 32)).state_dict())
+
+
+@pytest.mark.parametrize(
+    ("settings", "match"),
+    [
+        ({"kernel_num": 9999}, "'layer1.0.conv1' has a spectrum of .* entries, in from 2 to .* groups; .* 9999"),
+        ({"fbm_spatial_group": 7}, "does not divide the 20 channels of 'layer1.0.conv1': the nearest that does is 5"),
+        ({"kernel_nums": 4}, "no setting 'kernel_nums' .did you mean 'kernel_num'"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused_with_the_nearest(settings: dict[str, Any], match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        small("fdconv_resnet18", fdconv=settings)
+
+
+def test_weight_decay_leaves_out_norms_scalars_and_biases() -> None:
+    model = small("fdconv_resnet18")
+    decayed, *_ = [group["params"] for group in param_groups_weight_decay(model, 0.1) if group["weight_decay"]]
+    left = {name for name, p in model.named_parameters() if not any(p is other for other in decayed)}
+    assert {n for n, _ in model.named_parameters() if ".norm." in n or ".star." in n or n.endswith("bias")} <= left
+    assert not {n for n in left if "dft_weight" in n}
 
 
 def test_exported_program_gives_the_models_outputs() -> None:

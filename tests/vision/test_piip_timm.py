@@ -170,12 +170,15 @@ def test_released_names_are_understood_and_other_pyramids_refused(tmp_path):
     fresh = tiny(branches(init_values=1.0), seed=9, output="merged")
     fresh.load_state_dict(checkpoint_filter_fn({"model": released}, fresh))
     assert torch.equal(fresh(pictures()), model(pictures()))
-    save_file(model.state_dict(), tmp_path / "pyramid.safetensors")
+    save_file(released, tmp_path / "pyramid.safetensors")
     again = tiny(branches(init_values=1.0), seed=9, output="merged")
     timm.models.load_checkpoint(again, str(tmp_path / "pyramid.safetensors"))
     assert torch.equal(again(pictures()), model(pictures()))
     with pytest.raises(ValueError, match=r"of another pyramid than .* at 64×64 with 3 segments: branch1.pos_embed is"):
         checkpoint_filter_fn(tiny(branches((48, 48, 64), init_values=1.0), output="merged").state_dict(), fresh)
+    other = tiny(branches((48, 48, 64), init_values=1.0), output="merged")
+    with pytest.raises(ValueError, match=r"of another pyramid than .* at 64×64 with 3 segments: branch1.pos_embed is"):
+        timm.models.load_checkpoint(other, str(tmp_path / "pyramid.safetensors"))
     with pytest.raises(ValueError, match=r"none of its 1 tensors is here, the first being conv1\.weight"):
         checkpoint_filter_fn({"conv1.weight": torch.zeros(1)}, fresh)
 

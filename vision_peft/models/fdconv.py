@@ -11,7 +11,7 @@ transform. So does ``torch.fx``, the layers being leaves; TorchScript does not.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
 from timm.models import build_model_with_cfg, convnext, get_pretrained_cfg, register_model, resnet, swin_transformer
@@ -19,6 +19,7 @@ from timm.models._features_fx import register_notrace_module
 from timm.models._registry import generate_default_cfgs
 from torch import nn
 
+from peft_kernels.config import nearest
 from vision_peft.methods.fdconv.config import FdconvConfig
 from vision_peft.methods.fdconv.module import FdConv2d, FdLinear, rebuild
 
@@ -49,6 +50,10 @@ def _create(
     name: str, plain: Callable[..., nn.Module], pretrained: bool, settings: Mapping[str, Any], **fixed: Any
 ) -> Any:
     def build(fdconv: Mapping[str, Any] | None = None, **kwargs: Any) -> nn.Module:
+        known = [field.name for field in fields(FdconvConfig)]
+        for given in fdconv or ():
+            if given not in known:
+                raise ValueError(f"FdconvConfig has no setting {given!r}{nearest(given, known)}")
         return rebuild(plain(**kwargs), FdconvConfig(**{"mode": "spectral", **(fdconv or {})}))
 
     return build_model_with_cfg(build, name, pretrained, **fixed, **settings)  # type: ignore[arg-type]

@@ -71,7 +71,8 @@ def rebuilt(
         x = x * before[:, :, None, None].to(x.dtype)
     if after is None:
         return _convolution(base, x, kernels, bias)
-    y = _convolution(base, x, kernels, None) * after[:, :, None, None].to(x.dtype)
+    y = _convolution(base, x, kernels, None)  # under autocast not of the input's dtype
+    y = y * after[:, :, None, None].to(y.dtype)
     return y if bias is None else y + bias.to(y.dtype)[:, None, None]
 
 

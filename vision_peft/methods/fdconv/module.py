@@ -13,7 +13,7 @@ from vision_peft.methods.fdconv.adapter import FrequencyDynamic
 from vision_peft.methods.fdconv.authors import INSIDE, SPECTRUM, from_authors, is_authors
 from vision_peft.methods.fdconv.config import FdconvConfig
 from vision_peft.methods.fdconv.forward import FrozenSpectrum, rebuilt
-from vision_peft.methods.fdconv.tuner import targets
+from vision_peft.methods.fdconv.tuner import check_layer, targets
 
 
 class _Rebuilt(nn.Module):
@@ -109,10 +109,13 @@ def rebuild(model: nn.Module, config: FdconvConfig | None = None) -> nn.Module:
         config: FDConv's settings; by default those of the spectral mode.
 
     Raises:
-        ValueError: the model has no layer that FDConv would adapt.
+        ValueError: the model has no layer that FDConv would adapt, or the settings do not fit one of them.
     """
     config = config or FdconvConfig(mode="spectral")
-    for name in targets(config, model):
+    chosen = targets(config, model)
+    for name in chosen:
+        check_layer(config, name, model.get_submodule(name))
+    for name in chosen:
         parent, _, leaf = name.rpartition(".")
         base: Any = model.get_submodule(name)
         layer = FdLinear(base, config) if isinstance(base, nn.Linear) else FdConv2d(base, config)

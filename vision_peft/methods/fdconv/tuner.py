@@ -32,29 +32,7 @@ class FdconvTuner(AdapterTuner):
         return compress(model, targets(config, model))
 
     def check_target(self, config: FdconvConfig, key: str, base: nn.Module) -> None:
-        if not isinstance(base, (nn.Linear, nn.Conv2d)) or isinstance(base, nn.modules.conv._ConvTransposeNd):
-            raise ValueError(f"FDConv adapts 2d convolutions and linear layers; {key!r} is a {type(base).__name__}")
-        if why_plain(config, base) is not None:
-            return
-        if isinstance(base, nn.Conv2d):
-            if base.groups != 1:
-                raise ValueError(f"FDConv adapts ungrouped convolutions; {key!r} has {base.groups} groups")
-            if base.kernel_size[0] != base.kernel_size[1]:
-                raise ValueError(f"FDConv adapts square kernels; that of {key!r} is {base.kernel_size}")
-        out, channels, size = sizes(base)
-        count, entries = config.groups_of(out), out * size * (channels * size // 2 + 1)
-        if not 2 <= count <= entries:
-            raise ValueError(
-                f"{key!r} has a spectrum of {entries} entries, in from 2 to {entries} groups; `kernel_num` asks for "
-                f"{count}"
-            )
-        groups = config.fbm_spatial_group
-        if size in config.use_fbm_if_k_in and groups <= 64 and channels % groups:
-            fitting = min((d for d in range(1, channels + 1) if channels % d == 0), key=lambda d: abs(d - groups))
-            raise ValueError(
-                f"fbm_spatial_group={groups} does not divide the {channels} channels of {key!r}: the nearest that does "
-                f"is {fitting}"
-            )
+        check_layer(config, key, base)
 
     def _check_targets(self, config: FdconvConfig) -> None:
         super()._check_targets(config)
@@ -78,6 +56,32 @@ class FdconvTuner(AdapterTuner):
         bands = isinstance(base, nn.Conv2d) and base.kernel_size[0] in config.use_fbm_if_k_in
         four = weight if weight.ndim == 4 else weight[..., None, None]
         return FrequencyDynamic(config, four, base.bias, bands)  # type: ignore[arg-type]
+
+
+def check_layer(config: FdconvConfig, key: str, base: nn.Module) -> None:
+    """Raise a ValueError where these settings do not fit this layer, with the nearest that do."""
+    if not isinstance(base, (nn.Linear, nn.Conv2d)) or isinstance(base, nn.modules.conv._ConvTransposeNd):
+        raise ValueError(f"FDConv adapts 2d convolutions and linear layers; {key!r} is a {type(base).__name__}")
+    if why_plain(config, base) is not None:
+        return
+    if isinstance(base, nn.Conv2d):
+        if base.groups != 1:
+            raise ValueError(f"FDConv adapts ungrouped convolutions; {key!r} has {base.groups} groups")
+        if base.kernel_size[0] != base.kernel_size[1]:
+            raise ValueError(f"FDConv adapts square kernels; that of {key!r} is {base.kernel_size}")
+    out, channels, size = sizes(base)
+    count, entries = config.groups_of(out), out * size * (channels * size // 2 + 1)
+    if not 2 <= count <= entries:
+        raise ValueError(
+            f"{key!r} has a spectrum of {entries} entries, in from 2 to {entries} groups; `kernel_num` asks for {count}"
+        )
+    groups = config.fbm_spatial_group
+    if size in config.use_fbm_if_k_in and groups <= 64 and channels % groups:
+        fitting = min((d for d in range(1, channels + 1) if channels % d == 0), key=lambda d: abs(d - groups))
+        raise ValueError(
+            f"fbm_spatial_group={groups} does not divide the {channels} channels of {key!r}: the nearest that does "
+            f"is {fitting}"
+        )
 
 
 def _base(module: nn.Module) -> nn.Module:

@@ -61,7 +61,7 @@ class Layout:
             order = sorted(range(len(views)), key=lambda j: -widths[j])
             raise ValueError(
                 f"branches go from the widest to the narrowest; found widths {widths}, and the right order is "
-                f"{', '.join(self.names[j] for j in order)}"
+                f"{', '.join(f'{self.names[j]} ({widths[j]})' for j in order)}"
             )
         for each, name, size in zip(views, self.names, self.sizes, strict=True):
             check_size(name, size, each.strides[-1])

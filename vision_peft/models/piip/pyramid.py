@@ -22,6 +22,7 @@ from .errors import check_depths, choose
 from .interaction import Interaction, InteractionSpec
 from .layout import Layout, Size
 from .merge import Levels, Merge, Stages
+from .released import before_loading
 from .timm_api import TimmApi
 
 Readout = Literal["cls", "patch0", "mean"]
@@ -75,6 +76,7 @@ class Piip(TimmApi):
         dtype: Any = None,
     ) -> None:
         super().__init__()
+        self.register_load_state_dict_pre_hook(before_loading)
         dd: dict[str, Any] = {"device": device, "dtype": dtype}
         self.output, self.readout, self.class_position = output, readout, class_position
         choose(self, "output", ("separate", "merged", "dense"))

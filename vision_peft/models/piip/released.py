@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NoReturn
 
 from torch import Tensor, nn
 
@@ -30,17 +31,30 @@ def checkpoint_filter_fn(state: dict[str, Any], model: nn.Module) -> dict[str, T
     for wrapper in ("state_dict", "model", "module"):
         state = state[wrapper] if isinstance(state.get(wrapper), dict) else state
     found = {released_name(name): value for name, value in state.items()}
-    own = model.state_dict()
-    common = [name for name in found if name in own]
-    other = [name for name in common if found[name].shape != own[name].shape and "head" not in name]
-    if not common or other:
-        what = (
-            f"{other[0]} is {list(found[other[0]].shape)} there and {list(own[other[0]].shape)} here"
-            if other
-            else f"none of its {len(found)} tensors is here, the first being {next(iter(found), 'none')}"
-        )
-        raise ValueError(f"the checkpoint is of another pyramid than {_described(model)}: {what}")
+    if not found.keys() & model.state_dict().keys():
+        first = next(iter(found), "none")
+        _refuse(model, f"none of its {len(found)} tensors is here, the first being {first}")
+    check_shapes(found, model)
     return found
+
+
+def check_shapes(state: Mapping[str, Any], model: nn.Module) -> None:
+    """Raise a ValueError where the state is of another pyramid; classifiers may have other classes."""
+    own = model.state_dict()
+    for name in (name for name in state if name in own and "head" not in name):
+        if state[name].shape != own[name].shape:
+            _refuse(model, f"{name} is {list(state[name].shape)} there and {list(own[name].shape)} here")
+
+
+def before_loading(model: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Give the authors' tensors their names here, in place, and look whether the state is of this pyramid."""
+    for name in [name for name in state if name.startswith(prefix)]:
+        state[prefix + released_name(name.removeprefix(prefix))] = state.pop(name)
+    check_shapes({name.removeprefix(prefix): state[name] for name in state if name.startswith(prefix)}, model)
+
+
+def _refuse(model: nn.Module, what: str) -> NoReturn:
+    raise ValueError(f"the checkpoint is of another pyramid than {_described(model)}: {what}")
 
 
 def _described(model: Any) -> str:
