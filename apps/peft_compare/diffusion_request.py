@@ -11,10 +11,11 @@ from peft_compare.budget import size_field
 from peft_compare.captioned_uploads import LEAST
 from peft_compare.diffusion_budget import solve
 from peft_compare.diffusion_sets import SetOfPictures
+from peft_compare.plans import planned
 from peft_compare.refusals import RefusedError
 from peft_kernels.data_errors import DataError
 from peft_kernels.registry import methods
-from peft_runs.compare_plan import make_plan, method_recipes, read_recipes
+from peft_runs.compare_plan import method_recipes
 from peft_runs.errors import UsageError
 from peft_runs.families import DIFFUSION
 from peft_runs.find import load_recipe
@@ -177,11 +178,12 @@ def words_of(choice: Choice) -> list[str]:
             changes += [f"--{name}.method.{size}", str(sizes[name])]
         if choice.rates.get(name, rate) != rate or name not in own:
             changes += [f"--{name}.optim.lr", repr(float(choice.rates.get(name, rate)))]
+    line = [*words, *changes]
     try:
-        read_recipes(make_plan(DIFFUSION, task.recipe, list(choice.methods), choice.seeds, changes, 1, None), DIFFUSION)
+        planned(DIFFUSION.name, tuple(line))
     except UsageError as error:
         raise RefusedError(str(error)) from None
-    return [*words, *changes]
+    return line
 
 
 def _data(choice: Choice) -> list[str]:

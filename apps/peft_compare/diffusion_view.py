@@ -68,6 +68,12 @@ def adapters_of(run: Run) -> list[Adapter]:
     return found
 
 
+def pipeline_of(run: Run) -> str:
+    """What its adapters were trained on."""
+    results = results_of(run)
+    return "mini_sd" if results is None else results.model
+
+
 def compared(run: Run) -> str:
     """Table, figure, heat maps and downloads of a finished comparison."""
     results = results_of(run)

@@ -15,6 +15,7 @@ from typing import Any
 import gradio as gr
 
 from peft_compare import look
+from peft_compare.drawing.drawer import Drawer
 from peft_compare.files import find_example
 from peft_compare.guard import owner_of
 from peft_compare.parts.run_list import CLICKS, run_list
@@ -41,6 +42,7 @@ class Frame:
         opened: the id of the open run, hidden; empty shows the page's example.
         clock: ticks while something goes on.
         listed: the list of runs; pages that start a run write it anew with `frame.list_of`.
+        drawer: asks the process that draws.
         blocks: for what happens when the page is loaded.
         tab: that of the page that is being built, for what happens when somebody turns to it.
         closing: what a page wants done when the server ends.
@@ -49,6 +51,7 @@ class Frame:
     settings: Settings
     runs: Runs
     queue: Queue
+    drawer: Drawer
     opened: gr.Textbox
     clock: gr.Timer
     listed: gr.HTML
@@ -113,7 +116,8 @@ def build(settings: Settings, runs: Runs, queue: Queue, pages: Sequence[ModuleTy
                 listed = gr.HTML(run_list([], ""), js_on_load=CLICKS)
             with gr.Column(scale=6, min_width=320):
                 with gr.Tabs(elem_id="pages") as tabs:
-                    frame = Frame(settings, runs, queue, opened, clock, listed, blocks)
+                    drawer = Drawer(threads=1, check=settings.check_model)
+                    frame = Frame(settings, runs, queue, drawer, opened, clock, listed, blocks, closing=[drawer.close])
                     for page in pages:
                         with gr.Tab(page.TITLE, id=page.NAME) as tab:
                             frame.tab = tab

@@ -2,9 +2,10 @@
 
 from functools import cache
 
+from peft_compare.plans import planned
 from peft_compare.refusals import RefusedError
 from peft_kernels.registry import methods
-from peft_runs.compare_plan import make_plan, method_recipes, read_recipes
+from peft_runs.compare_plan import method_recipes
 from peft_runs.errors import UsageError
 from peft_runs.families import VISION
 
@@ -36,8 +37,9 @@ def words_of(chosen: list[str], epochs: int, clouds: int, extra: tuple[str, ...]
     if not 60 <= clouds <= MOST_CLOUDS:
         raise RefusedError(f"clouds to train on must be from 60 to {MOST_CLOUDS}, found {clouds}")
     changes = ["--run.epochs", str(epochs), "--data.train_size", str(clouds), "--run.evaluate_epochs", "1", *extra]
+    line = ["compare", "--recipe", RECIPE, "--methods", ",".join(chosen), "--seeds", "1", *changes]
     try:
-        read_recipes(make_plan(VISION, RECIPE, chosen, 1, changes, 1, None), VISION)
+        planned(VISION.name, tuple(line))
     except UsageError as error:
         raise RefusedError(str(error)) from None
-    return ["compare", "--recipe", RECIPE, "--methods", ",".join(chosen), "--seeds", "1", *changes]
+    return line

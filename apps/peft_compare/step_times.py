@@ -20,10 +20,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from peft_compare.plans import planned
 from peft_compare.refusals import RefusedError
-from peft_runs.command_compare import shares
 from peft_runs.compare_child import FAMILIES
-from peft_runs.compare_plan import Plan, make_plan, read_plan, read_recipes
+from peft_runs.compare_plan import read_plan, read_recipes
 from peft_runs.compare_timing import time_steps
 from peft_runs.durable import write_json
 from peft_runs.families import Family
@@ -56,12 +56,12 @@ def estimate(runs: Path, family: Family, words: Sequence[str]) -> Estimate:
     Raises:
         UsageError: the words are wrong.
     """
-    plan, recipes = planned(family, words)
+    plan, recipes = planned(family.name, tuple(words))
     known = _read(runs)
     steps = {name: known["step"].get(_step(recipe, name)) for name, recipe in recipes.items()}
-    epochs = {name: known["epoch"].get(_epoch(recipe)) for name, recipe in recipes.items()}
+    epochs = {name: known["epoch"].get(_epoch(recipe), 0.0) for name, recipe in recipes.items()}
     timed = [seconds for seconds in steps.values() if seconds is not None]
-    if not timed or None in epochs.values():
+    if not timed or not all(epochs.values()):
         return Estimate(None)
     lanes = []
     for run in plan.runs:
@@ -71,13 +71,6 @@ def estimate(runs: Path, family: Family, words: Sequence[str]) -> Estimate:
     guessed = tuple(name for name, seconds in steps.items() if seconds is None)
     whole = all(_model(recipe) in known["beside"] for recipe in recipes.values())
     return Estimate(max(sum(lanes) / plan.jobs, *lanes, 0.0), guessed, whole)
-
-
-def planned(family: Family, words: Sequence[str]) -> tuple[Plan, dict[str, Recipe]]:
-    """The plan of `compare --recipe R --methods A,B --seeds N CHANGES...`, and each method's recipe."""
-    _, _, recipe, _, names, _, seeds, *changes = words
-    plan = make_plan(family, recipe, names.split(","), int(seeds), changes, *shares(None))
-    return plan, read_recipes(plan, family)
 
 
 def remember(runs: Path, out: Path, family: Family, seconds: float) -> None:
@@ -126,7 +119,7 @@ def main(runs: Path, family: Family, words: Sequence[str]) -> None:
     from peft_runs.report_pictures import part_sizes
     from peft_runs.start import start_accelerator
 
-    _, recipes = planned(family, words)
+    _, recipes = planned(family.name, tuple(words))
     accelerator, tasks, known = start_accelerator(next(iter(recipes.values())).run), family.tasks(), _read(runs)
     for name, recipe in recipes.items():
         if _step(recipe, name) not in known["step"]:

@@ -70,14 +70,20 @@ def stored(module: str, kind: type[Kind], archive: Path, runs: Path, limits: Lim
     Raises:
         RefusedError: as it says; nothing is kept.
     """
-    place = runs / FOLDER / secrets.token_hex(16)
-    place.parent.mkdir(exist_ok=True)
+    place = new_place(runs)
     try:
         words = [str(archive), str(place), json.dumps(asdict(limits))]
         return kind(**done_aside(module, words, limits.seconds, "looking through the upload"))
     except RefusedError:
         shutil.rmtree(place, ignore_errors=True)
         raise
+
+
+def new_place(runs: Path) -> Path:
+    """A folder for an upload that is not there yet; its name is a secret."""
+    place = runs / FOLDER / secrets.token_hex(16)
+    place.parent.mkdir(exist_ok=True)
+    return place
 
 
 def found(kind: type[Kind], runs: Path, upload: str) -> Kind | None:

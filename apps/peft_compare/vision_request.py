@@ -9,10 +9,11 @@ import timm
 
 import vision_peft  # noqa: F401 (registers its models)
 from peft_compare.budget import Share, size_field, solve
+from peft_compare.plans import planned
 from peft_compare.refusals import RefusedError
 from peft_kernels.config import nearest
 from peft_kernels.registry import methods
-from peft_runs.compare_plan import make_plan, method_recipes, read_recipes
+from peft_runs.compare_plan import method_recipes
 from peft_runs.errors import UsageError
 from peft_runs.families import VISION
 from peft_runs.find import load_recipe
@@ -93,11 +94,12 @@ def words_of(choice: Choice) -> list[str]:
             changes += [f"--{name}.method.{size}", str(sizes[name])]
         if choice.rates.get(name, rate) != rate:
             changes += [f"--{name}.optim.lr", repr(float(choice.rates[name]))]
+    line = [*words, *changes]
     try:
-        read_recipes(make_plan(VISION, RECIPE, list(choice.methods), choice.seeds, changes, 1, None), VISION)
+        planned(VISION.name, tuple(line))
     except UsageError as error:
         raise RefusedError(str(error)) from None
-    return [*words, *changes]
+    return line
 
 
 def _shared(choice: Choice) -> list[str]:

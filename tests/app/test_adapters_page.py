@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+import trimesh
 from peft import PeftModel
 from playwright.sync_api import Browser, Page, expect
 
@@ -120,6 +121,11 @@ def test_a_cloud_is_turned_and_taken_apart(visitor: Visitor, real: Served, tmp_p
     page.get_by_label(re.compile("^number input for Components kept")).fill("128")
     page.keyboard.press("Tab")
     expect(page.locator("#spectra")).to_contain_text("The first 50 % of the components hold")
+    (tmp_path / "box.off").write_text(str(trimesh.creation.box().export(file_type="off")), encoding="utf-8")
+    page.locator("#own-cloud input[type=file]").set_input_files(tmp_path / "box.off")
+    expect(page.get_by_label("Cloud", exact=True)).to_have_value("Your cloud", timeout=SLOW)
+    expect(page.locator("#predictions .guess h3")).to_have_count(2)
+    expect(page.locator("#predictions")).not_to_contain_text("It is labelled")
     assert visitor.findings() == []
     visitor.shot("points")
 

@@ -78,6 +78,29 @@ def test_what_is_refused_is_said(client: Client, words: tuple, said: str) -> Non
         client.predict(*words, api_name="/start")
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("snell", "one_step"), "'snell' cannot do this task; methods for it are hipa, lora"),
+        (("lora", "stile"), "there is no task 'stile'"),
+        (("lora", "style", "/etc"), "embedded are mini_sd"),
+        (("lora", "style", "mini_sd", 2, 1, 4, 0, "--data.root /etc"), "--data.root cannot be set from here"),
+    ],
+)
+def test_what_is_refused_of_a_pipeline_is_said(client: Client, words: tuple, said: str) -> None:
+    with pytest.raises(AppError, match=said):
+        client.predict(*words, api_name="/start_diffusion")
+
+
+def test_a_comparison_of_a_pipeline_is_started_and_cancelled_by_name(client: Client) -> None:
+    begun = client.predict("lora,sara", "style", "mini_sd", 3, 1, 4, api_name="/start_diffusion")
+    assert begun["command"].startswith("diffusion-peft compare --recipe style --methods lora,sara --seeds 1")
+    assert [lane["method"] for lane in begun["lanes"]] == ["lora", "sara"]
+    with pytest.raises(AppError, match="the run has no adapters to draw with yet"):
+        client.predict(begun["run"], "red heart", api_name="/draw")
+    assert client.predict(begun["run"], api_name="/cancel")["state"] == "cancelled"
+
+
 @pytest.mark.parametrize("name", ["/state", "/result", "/cancel"])
 def test_nobody_elses_run_is_found_by_guessing(client: Client, name: str) -> None:
     for guess in ("0" * 32, "../../etc", ""):
@@ -94,4 +117,5 @@ def test_a_run_of_a_browser_is_not_cancelled_by_a_program(client: Client, real: 
 def test_the_list_of_functions_holds_no_events_of_the_page(client: Client) -> None:
     known = client.view_api(return_format="dict", print_info=False)
     assert isinstance(known, dict)
-    assert set(known["named_endpoints"]) == {"/start", "/state", "/result", "/cancel"}
+    names = {"/start", "/start_diffusion", "/state", "/result", "/draw", "/cancel"}
+    assert set(known["named_endpoints"]) == names

@@ -1,9 +1,13 @@
 """The Diffusion page as a visitor uses it, in a real browser: start and watch, draw, mix, steer, find layers."""
 
+import json
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from gradio_client import Client
+from gradio_client.exceptions import AppError
 from playwright.sync_api import Browser, Page, expect
 
 from peft_compare.runs import Run
@@ -121,6 +125,41 @@ def test_the_layer_that_writes_is_found_and_patched(page: Page, visitor: Visitor
     page.locator("#make-lora").click()
     expect(page.locator("#made-lora")).to_contain_text("diffusion-peft train --recipe spelling")
     visitor.shot("diffusion")
+
+
+def test_programs_draw_the_same(real: Served, done: Run) -> None:
+    client = Client(real.url, verbose=False)
+    rows = client.predict(done.id, "red heart", "0", 2, api_name="/draw")["rows"]
+    assert [row["name"] for row in rows] == ["base", "lora", "bitfit", "scedit"]
+    assert "steered by edges" in rows[3]["failure"]
+    mixed = client.predict(done.id, "red heart", "0", 2, 4.0, "lora=0.5,bitfit=1", api_name="/draw")["rows"]
+    assert mixed[0]["pictures"] == rows[0]["pictures"]
+    assert mixed[1]["pictures"] not in [row.get("pictures") for row in rows]
+    with pytest.raises(AppError, match=r"unknown adapter 'lorra' \(did you mean 'lora'"):
+        client.predict(done.id, "red heart", "0", 2, 4.0, "lorra=1", api_name="/draw")
+    client.close()
+
+
+def test_captions_of_the_drawn_set_are_written_anew(browser: Browser, stand_in: Served) -> None:
+    visitor = Visitor(browser, stand_in.url)
+    page = visitor.open()
+    page.get_by_role("tab", name="Diffusion").click()
+    page.locator("#captions-anew").click()
+    captions = page.get_by_label("Captions")
+    expect(captions).to_have_value(re.compile(r"^neon style, heart in yellow\nneon style, apple in green\n"))
+    expect(page.get_by_label("My pictures").locator("visible=true")).to_be_checked()
+    captions.fill(captions.input_value().replace("heart in yellow", "a yellow heart that glows"))
+    captions.blur()
+    page.locator("#diffusion-start").click()
+    page.wait_for_url(re.compile(r"run=[0-9a-f]{32}"))
+    run = stand_in.runs.find(page.url.rpartition("run=")[2])  # type: ignore[attr-defined]
+    root = Path(run.request.words[run.request.words.index("--data.root") + 1])
+    stand_in.queue.cancel(run)  # type: ignore[attr-defined]
+    rows = [json.loads(line) for line in (root / "metadata.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert rows[0] == {"file_name": "00000.png", "text": "neon style, a yellow heart that glows"}
+    assert [row["file_name"] for row in rows] == sorted(path.name for path in root.glob("*.png"))
+    visitor.context.close()
+    assert visitor.errors == []
 
 
 def test_choose_watch_and_cancel(browser: Browser, stand_in: Served) -> None:

@@ -6,7 +6,6 @@ import gradio as gr
 
 from peft_compare import diffusion_request as request_of
 from peft_compare import diffusion_view as view
-from peft_compare.drawing.drawer import Drawer
 from peft_compare.frame import EXAMPLES, HIDDEN, SAYING, Frame
 from peft_compare.guard import owner_of
 from peft_compare.look import notice
@@ -21,8 +20,6 @@ EXAMPLE_SAID = "It came with the app, as the same command wrote it. Choose metho
 
 def build(frame: Frame) -> None:
     """Lay the page out and connect it."""
-    drawer = Drawer(threads=1, check=frame.settings.check_model)
-    frame.closing.append(drawer.close)
     with gr.Row(elem_classes="moves"):
         with gr.Column(scale=2, min_width=300, elem_classes="card"):
             form, start = diffusion_choose.build(frame)
@@ -37,8 +34,8 @@ def build(frame: Frame) -> None:
                 gr.HTML('<h2 class="move"><span>3</span>Compare</h2>')
                 compared = gr.HTML(elem_id="diffusion-compared")
                 with gr.Column(visible=False) as tools:
-                    drawing = diffusion_draw.build(frame, drawer, _found)
-                diffusion_text.build(drawer, form)
+                    drawing = diffusion_draw.build(frame, _found)
+                diffusion_text.build(frame, form)
     seen = gr.State("")
     blank = (gr.skip(),) * len(drawing.outputs)
 

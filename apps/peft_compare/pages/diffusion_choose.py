@@ -10,7 +10,7 @@ from peft_compare import diffusion_request as request_of
 from peft_compare.budget import Share
 from peft_compare.diffusion_budget import solve
 from peft_compare.diffusion_request import TASKS, Choice
-from peft_compare.diffusion_sets import thumbnails
+from peft_compare.diffusion_sets import copied, thumbnails
 from peft_compare.frame import HIDDEN, Frame
 from peft_compare.pages import diffusion_own, start_button
 from peft_compare.pages.method_settings import Budget, MethodSettings, build_budget, build_settings
@@ -89,7 +89,9 @@ def build(frame: Frame) -> tuple[Form, Start]:
         allow_custom_value=True,
     )
     data = gr.Radio([DRAWN, MINE], value=DRAWN, label="Pictures", elem_id="diffusion-data")
-    pictures = gr.HTML(_pictures("style"), elem_id="diffusion-set")
+    with gr.Column() as embedded:
+        pictures = gr.HTML(_pictures("style"), elem_id="diffusion-set")
+        anew = gr.Button("Write its captions anew", size="sm", elem_id="captions-anew")
     own = diffusion_own.build(frame, data, MINE)
     with gr.Row(visible=False) as subject:
         named = gr.Textbox("sks fish", label="The subject's words", min_width=110)
@@ -151,12 +153,17 @@ def build(frame: Frame) -> tuple[Form, Start]:
             _about(task),
             gr.Radio(visible=chosen.drawn is not None, value=DRAWN),
             _pictures(task),
+            gr.Button(visible=chosen.drawn is not None),
             gr.Row(visible=task == "subject"),
             gr.CheckboxGroup(choices=list(known), value=list(chosen.first)),
             chosen.epochs,
             *(usual[name][1] if name in usual else gr.skip() for name in settings.sizes),
             *(usual[name][2] if name in usual else gr.skip() for name in settings.rates),
         ]
+
+    def copy(task: str) -> tuple[Any, ...]:
+        """The drawn set as the visitor's own, with its captions to be written anew."""
+        return MINE, *diffusion_own.told(copied(str(TASKS[task].drawn), frame.settings.runs))
 
     def divide(*values: Any) -> list[Share]:
         choice = form.read(frame, list(values))
@@ -167,9 +174,10 @@ def build(frame: Frame) -> tuple[Form, Start]:
     def words(*values: Any) -> list[str]:
         return request_of.words_of(form.read(frame, list(values)))
 
-    turned = [about, data, pictures, subject, methods, epochs, *settings.fields]
+    turned = [about, data, pictures, anew, subject, methods, epochs, *settings.fields]
     task.change(turn, task, turned, **HIDDEN)
-    data.change(lambda chosen: gr.HTML(visible=chosen == DRAWN), data, pictures, **HIDDEN)
+    data.change(lambda chosen: gr.Column(visible=chosen == DRAWN), data, embedded, **HIDDEN)
+    anew.click(copy, task, [data, *own.outputs], **HIDDEN)
     settings.follow(methods, budget)
     budget.solves(divide, form.inputs, [methods, pipeline])
     changes = [pipeline, data, own.captions, methods, budget.switch, budget.parameters, seeds, epochs, judged]

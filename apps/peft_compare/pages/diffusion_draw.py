@@ -11,7 +11,6 @@ from typing import Any
 import gradio as gr
 
 from peft_compare import diffusion_view as view
-from peft_compare.drawing.drawer import Drawer
 from peft_compare.drawing.requests import Draw, Line, Worn
 from peft_compare.drawing.sheet import column_heads, drawn_row, sheet
 from peft_compare.frame import HIDDEN, Frame
@@ -41,7 +40,7 @@ class Drawing:
     opened: Callable[[Run], tuple[Any, ...]]
 
 
-def build(frame: Frame, drawer: Drawer, found: Found) -> Drawing:
+def build(frame: Frame, found: Found) -> Drawing:
     """Lay the tools out and connect them."""
     gr.HTML('<h3 class="part">Draw with them</h3>')
     with gr.Row():
@@ -85,7 +84,7 @@ def build(frame: Frame, drawer: Drawer, found: Found) -> Drawing:
             raise UsageError(f"{len(wanted)} prompts are too many at once: at most {MOST_PROMPTS}")
         number = min(max(1, int(count or 1)), MOST_SEEDS)
         return Draw(
-            pipeline=_pipeline(run),
+            pipeline=view.pipeline_of(run),
             rows=tuple(rows),
             prompts=wanted,
             seeds=tuple(range(int(seed or 0), int(seed or 0) + number)),
@@ -106,7 +105,7 @@ def build(frame: Frame, drawer: Drawer, found: Found) -> Drawing:
             rows, heads = [], column_heads(request)
             yield sheet(request, rows, heads), request
             for line in request.rows:
-                [answer] = drawer.ask(replace(request, rows=(line,)))["rows"]
+                [answer] = frame.drawer.ask(replace(request, rows=(line,)))["rows"]
                 rows.append(drawn_row(line, answer, sliders))
                 yield sheet(request, rows, heads), request
         except (UsageError, RunError) as error:
@@ -139,7 +138,7 @@ def build(frame: Frame, drawer: Drawer, found: Found) -> Drawing:
             return ""
         try:
             line = own.line(float(getattr(event, "weight", 1.0)))
-            [answer] = drawer.ask(replace(request, rows=(line,)))["rows"]
+            [answer] = frame.drawer.ask(replace(request, rows=(line,)))["rows"]
             row = drawn_row(line, answer, True)
         except (UsageError, RunError, ValueError) as error:
             return json.dumps({"grid": SIDE, "row": name, "pictures": [], "said": str(error), "failed": True})
@@ -204,7 +203,7 @@ def voices_of(frame: Frame, run: Run | None, owner: str) -> list[Voice]:
     others = [one for one in frame.runs.of(owner) if one.id != run.id and one.request.page == run.request.page]
     found = []
     for one in [run, *others]:
-        if results_of(one) is None or _pipeline(one) != _pipeline(run):
+        if results_of(one) is None or view.pipeline_of(one) != view.pipeline_of(run):
             continue
         beside = "" if one.id == run.id else f" ({one.request.name})"
         for adapter in view.adapters_of(one):
@@ -227,8 +226,3 @@ def keep(given: dict[str, str], event: gr.EventData) -> dict[str, str]:
     with tempfile.NamedTemporaryFile(suffix=".png", dir=os.environ.get("GRADIO_TEMP_DIR"), delete=False) as file:
         file.write(data)
     return {**kept, name: file.name}
-
-
-def _pipeline(run: Run) -> str:
-    results = results_of(run)
-    return "mini_sd" if results is None else results.model

@@ -22,10 +22,16 @@ WANTED = (
 
 @dataclass
 class Own:
-    """The fields of an upload: the id of what was accepted, and its captions, one a line."""
+    """The fields of an upload: the id of what was accepted, what is said of it, and its captions, one a line."""
 
     place: gr.Textbox
+    said: gr.HTML
     captions: gr.Textbox
+
+    @property
+    def outputs(self) -> list[Any]:
+        """What `told` fills."""
+        return [self.place, self.said, self.captions]
 
 
 def build(frame: Frame, data: gr.Radio, mine: str) -> Own:
@@ -49,15 +55,21 @@ def build(frame: Frame, data: gr.Radio, mine: str) -> Own:
         except RefusedError as refusal:
             yield "", notice("error", "Not accepted.", f"{refusal}."), gr.Textbox(visible=False)
         else:
-            shown = list(zip(found.thumbnails, found.captions, strict=False))
-            said = thumbnails(shown, "your set", len(found.names))
-            yield found.id, said, gr.Textbox("\n".join(found.captions), visible=True)
+            yield told(found)
         finally:
             Path(sent).unlink(missing_ok=True)
 
     data.change(lambda chosen: gr.Column(visible=chosen == mine), data, column, **HIDDEN)
-    file.change(accept, file, [place, said, captions], **{**HIDDEN, "queue": True})
-    return Own(place, captions)
+    own = Own(place, said, captions)
+    file.change(accept, file, own.outputs, **{**HIDDEN, "queue": True})
+    return own
+
+
+def told(found: uploads.Captioned) -> tuple[Any, ...]:
+    """Id, thumbnails and captions of an accepted set, as the fields show them."""
+    shown = list(zip(found.thumbnails, found.captions, strict=False))
+    said = thumbnails(shown, "your set", len(found.names))
+    return found.id, said, gr.Textbox("\n".join(found.captions), visible=True)
 
 
 def chosen(frame: Frame, place: str, captions: str) -> SetOfPictures:

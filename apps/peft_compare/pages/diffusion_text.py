@@ -11,6 +11,7 @@ import gradio as gr
 from peft_compare.drawing.drawer import Drawer
 from peft_compare.drawing.requests import Layers, Localize, LoraFor, Patch
 from peft_compare.drawing.sheet import address
+from peft_compare.frame import Frame
 from peft_compare.look import notice
 from peft_compare.pages.diffusion_choose import Form
 from peft_compare.parts.text_layers import SCRIPT, text_layers
@@ -28,10 +29,10 @@ MEASURES = {
 SEARCHING = "Every layer in turn reads the new word alone; this takes some seconds with the embedded pipeline."
 
 
-def build(drawer: Drawer, form: Form) -> None:
+def build(frame: Frame, form: Form) -> None:
     """Lay it out and connect it."""
     with gr.Accordion("Layers that draw the text", open=False, elem_id="text-layers") as accordion:
-        _build(drawer, form, accordion)
+        _build(frame.drawer, form, accordion)
 
 
 def _build(drawer: Drawer, form: Form, accordion: gr.Accordion) -> None:
