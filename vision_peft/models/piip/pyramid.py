@@ -48,6 +48,7 @@ class Piip(TimmApi):
         last_interaction: whether the branches hear each other after the last segment; by default they do unless
             class tokens are read out, which that interaction cannot reach.
         class_position: whether class tokens keep their part of a position embedding; the authors' code drops it.
+        antialias_images: smooth pictures that are made smaller, which the authors' code does not.
         num_classes: of the classifier of a merged map; separate ones are the branches' own.
         drop_rate: of what the classifier of a merged map reads.
         device: of the parameters.
@@ -70,6 +71,7 @@ class Piip(TimmApi):
         merge_at: Sequence[int] | None = None,
         last_interaction: bool | None = None,
         class_position: bool = True,
+        antialias_images: bool = False,
         num_classes: int = 1000,
         drop_rate: float = 0.0,
         device: Any = None,
@@ -79,6 +81,7 @@ class Piip(TimmApi):
         self.register_load_state_dict_pre_hook(before_loading)
         dd: dict[str, Any] = {"device": device, "dtype": dtype}
         self.output, self.readout, self.class_position = output, readout, class_position
+        self.antialias_images = antialias_images
         choose(self, "output", ("separate", "merged", "dense"))
         choose(self, "readout", ("cls", "patch0", "mean"))
         views = [view(branch, class_position) for branch in branches]
@@ -138,7 +141,7 @@ class Piip(TimmApi):
         return [view(self.get_submodule(name), self.class_position) for name in names]
 
     def images(self, x: Tensor) -> list[Tensor]:
-        """What each branch sees of pictures ``[batch, channels, height, width]``: bilinear, without antialiasing."""
+        """What each branch sees of pictures ``[batch, channels, height, width]``: resized bilinearly."""
         given, largest = (x.shape[-2], x.shape[-1]), self.layout.sizes[-1]
         if given != largest and not all(each.dynamic for each in self.views()):
             raise ValueError(
@@ -146,7 +149,8 @@ class Piip(TimmApi):
                 "create it with that img_size, or with dynamic_img_size=True for any"
             )
         sizes = self.layout.shown(given)
-        return [x if size == given else F.interpolate(x, size, mode="bilinear") for size in sizes]
+        smooth = self.antialias_images
+        return [x if s == given else F.interpolate(x, s, mode="bilinear", antialias=smooth) for s in sizes]
 
     def run(self, x: Tensor, last: int | None = None) -> list[list[State]]:
         """The branches' states after each segment, once they have heard each other, up to the segment ``last``."""

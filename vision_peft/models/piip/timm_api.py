@@ -26,6 +26,14 @@ class TimmApi(nn.Module):
         """The branches as the pyramid sees them."""
         raise NotImplementedError
 
+    def train(self, mode: bool = True) -> TimmApi:
+        """Training mode, but for branches that are frozen: nothing is dropped in them."""
+        super().train(mode)
+        for each in self.views() if mode else ():
+            if not any(p.requires_grad for name, p in each.model.named_parameters() if not name.startswith("head")):
+                each.model.eval()
+        return self
+
     def no_weight_decay(self) -> set[str]:
         """Parameters without decay: those the branches name, gates and the merge's scalars."""
         found = {n for n, p in self.named_parameters() if n.endswith("_gamma") or not p.ndim}
