@@ -13,6 +13,7 @@ from peft import PeftModel, get_peft_model
 from torch import Tensor, nn
 
 from vision_peft import FdconvConfig, load_adapter
+from vision_peft.methods.fdconv.module import FdLinear
 
 
 def adapted(layer: nn.Module, seed: int = 0, **fields: Any) -> tuple[PeftModel, Any]:
@@ -115,6 +116,20 @@ def test_tokens_are_pooled_as_pixels_are() -> None:
     x = features(2, 18, 4, 5)
     expected = of_conv(x).permute(0, 2, 3, 1)
     torch.testing.assert_close(of_linear(x.permute(0, 2, 3, 1)), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("lengths", [[3, 5, 1], [4, 0, 5], [40, 2]])
+def test_packed_sequences_are_as_separate_ones(lengths: list[int]) -> None:
+    torch.manual_seed(0)
+    layer = FdLinear(nn.Linear(18, 20), FdconvConfig(kernel_num=4, mode="spectral", init_weights=False))
+    tokens = features(sum(lengths), 18)
+    found = layer(tokens, lengths)
+    apart = [layer(part[None])[0] for part in tokens.split(lengths) if len(part)]
+    torch.testing.assert_close(found, torch.cat(apart), rtol=1e-4, atol=1e-5)
+    assert torch.equal(layer(tokens[None], lengths)[0], found)
+    found.sum().backward()
+    with pytest.raises(ValueError, match=rf"sequences of {len(tokens)} tokens; found \[7\]"):
+        layer(tokens, [7])
 
 
 def test_frozen_weight_stays_and_its_spectrum_is_computed_once() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -41,7 +42,12 @@ def _as_it_is(device: torch.device) -> AbstractContextManager[Any]:
 
 
 def rebuilt(
-    dynamic: FrequencyDynamic, base: nn.Module, x: Tensor, spectrum: Tensor | None, bias: Tensor | None
+    dynamic: FrequencyDynamic,
+    base: nn.Module,
+    x: Tensor,
+    spectrum: Tensor | None,
+    bias: Tensor | None,
+    segments: Sequence[int] | None = None,
 ) -> Tensor:
     """The layer's output.
 
@@ -51,6 +57,7 @@ def rebuilt(
         x: its input.
         spectrum: of its weight, or ``None`` where `dynamic` has one of its own.
         bias: its bias, if any.
+        segments: of a linear layer whose tokens are several sequences one after another, the length of each.
     """
     linear = isinstance(base, nn.Linear)
     if not len(x):  # the output's shape, from a kernel of zeros
@@ -58,7 +65,7 @@ def rebuilt(
         plain: Any = base
         return F.linear(x, weight[..., 0, 0], bias) if linear else plain._conv_forward(x, weight, bias)
     if linear:
-        return _linear(dynamic, x, spectrum, bias)
+        return _linear(dynamic, x, spectrum, bias, segments)
     if x.ndim == 3:
         return rebuilt(dynamic, base, x[None], spectrum, bias)[0]
     out, channels, k1, k2 = dynamic.shape
@@ -90,19 +97,40 @@ def _convolution(base: Any, x: Tensor, kernels: Tensor, bias: Tensor | None) -> 
     return y.view(samples, -1, *y.shape[2:])
 
 
-def _linear(dynamic: FrequencyDynamic, x: Tensor, spectrum: Tensor | None, bias: Tensor | None) -> Tensor:
-    """The mean is over all axes between the first and the last."""
+def _linear(
+    dynamic: FrequencyDynamic,
+    x: Tensor,
+    spectrum: Tensor | None,
+    bias: Tensor | None,
+    segments: Sequence[int] | None = None,
+) -> Tensor:
+    """The mean is over all axes between the first and the last, or over the tokens of each segment."""
     if x.ndim == 1:
         return _linear(dynamic, x[None], spectrum, bias)[0]
-    tokens = x.flatten(1, -2) if x.ndim > 2 else x[:, None]
+    kept: Tensor | None = None
+    if segments is None:
+        tokens = x.flatten(1, -2) if x.ndim > 2 else x[:, None]
+        pooled = means(tokens, -1)
+    else:
+        tokens, kept = _apart(x.flatten(0, -2), segments)
+        pooled = tokens.sum(1) / kept.sum(1, keepdim=True).clamp_min(1).to(tokens.dtype)
     out, channels = dynamic.shape[:2]
     whole = out * channels < (channels + out) * tokens.shape[1]
     with _as_it_is(x.device):
-        kernels, before, after = dynamic.kernels(means(tokens, -1), spectrum, whole)
+        kernels, before, after = dynamic.kernels(pooled, spectrum, whole)
     if before is not None:
         tokens = tokens * before[:, None].to(tokens.dtype)
     y = torch.bmm(tokens, kernels[..., 0, 0].to(tokens.dtype).transpose(1, 2))
     if after is not None:
         y = y * after[:, None].to(y.dtype)
     y = y if bias is None else y + bias.to(y.dtype)
-    return y.view(*x.shape[:-1], -1)
+    return (y if kept is None else y[kept]).view(*x.shape[:-1], -1)
+
+
+def _apart(tokens: Tensor, segments: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """The segments beside each other, filled up with zeros, and where their own tokens are."""
+    if sum(segments) != len(tokens) or min(segments, default=0) < 0:
+        raise ValueError(f"segments must be the lengths of sequences of {len(tokens)} tokens; found {list(segments)}")
+    lengths = torch.tensor(segments, device=tokens.device)
+    padded = nn.utils.rnn.pad_sequence(list(tokens.split(list(segments))), batch_first=True)
+    return padded, torch.arange(padded.shape[1], device=tokens.device) < lengths[:, None]

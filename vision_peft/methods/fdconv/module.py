@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -36,9 +37,12 @@ class _Rebuilt(nn.Module):
         self.train(base.training)
 
     def forward(self, x: Tensor) -> Tensor:
+        return self._rebuilt(x)
+
+    def _rebuilt(self, x: Tensor, segments: Sequence[int] | None = None) -> Tensor:
         base: Any = self
         spectrum = self._spectrum.of(base.weight) if self.dynamic.dft_weight is None else None
-        return rebuilt(self.dynamic, self, x, spectrum, base.bias)
+        return rebuilt(self.dynamic, self, x, spectrum, base.bias, segments)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         plain, inside = f"{prefix}weight", prefix + INSIDE
@@ -98,6 +102,14 @@ class FdLinear(_Rebuilt, nn.Linear):
     def __init__(self, base: nn.Linear, config: FdconvConfig) -> None:
         nn.Linear.__init__(self, base.in_features, base.out_features, base.bias is not None, device="meta")
         self._take_over(base, config)
+
+    def forward(self, x: Tensor, segments: Sequence[int] | None = None) -> Tensor:
+        """Outputs of ``[batch, ..., in]``; ``segments`` are the lengths of sequences packed one after another.
+
+        Raises:
+            ValueError: the segments are not as long as the tokens are many.
+        """
+        return self._rebuilt(x, segments)
 
 
 @torch.no_grad()
