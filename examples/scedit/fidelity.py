@@ -1,10 +1,10 @@
 """How well samples keep to their condition images: no condition, SCEdit and ControlNet.
 
-python examples/scedit/fidelity.py OUT RUN CONTROL [RUN CONTROL] [--pictures 48]
+python examples/scedit/fidelity.py OUT RUN [RUN] [--control CONTROL [CONTROL]] [--pictures 48]
 
-A RUN is a finished run of the recipe `edges`, `colors` or `depth`, its CONTROL what `controlnet.py` made of it; two of
-them also steer together. Conditions and captions are those of the pictures that judge the first run, picture n is drawn
-from seed n in every way. OUT gets `figures.json`, `figures.md` and `samples.png`, a row a way.
+A RUN is a finished run of the recipe `edges`, `colors` or `depth`, its CONTROL what `controlnet.py` made of it, in the
+same order; two of them also steer together. Conditions and captions are those of the pictures that judge the first run,
+picture n is drawn from seed n in every way. OUT gets `figures.json`, `figures.md` and `samples.png`, a row a way.
 """
 
 import argparse
@@ -42,12 +42,13 @@ def main() -> None:
     """Draw in every way, measure and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
-    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN CONTROL")
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN")
+    parser.add_argument("--control", type=Path, nargs="*", default=[])
     parser.add_argument("--pictures", type=int, default=48)
     settings = parser.parse_args()
-    runs, controls, out = settings.runs[::2], settings.runs[1::2], settings.out
-    if len(runs) != len(controls) or len(runs) > len(BOTH):
-        parser.error(f"one or two RUN CONTROL are compared, found {len(settings.runs)} folders")
+    runs, controls, out = settings.runs, settings.control, settings.out
+    if not len(controls) <= len(runs) <= len(BOTH):
+        parser.error(f"one or two runs are compared, each with a ControlNet or without; found {len(runs)}")
     recipe = read_recipe(load_recipe(runs[0] / "recipe.yaml"), [], DIFFUSION.tasks())
     task = PipelineTuning(recipe.model, recipe.data, recipe.run.seed)
     task.build_model()
@@ -97,7 +98,9 @@ def main() -> None:
 
     alone = [(name, [float(name == other) for other in names]) for name in names]
     for name, weights in [*alone, *([("both", BOTH)] if len(names) > 1 else [])]:
-        ways |= {f"SCEdit, {name}": scedit(*weights), f"ControlNet, {name}": controlnet(*weights)}
+        ways[f"SCEdit, {name}"] = scedit(*weights)
+        if not any(weights[len(nets) :]):
+            ways[f"ControlNet, {name}"] = controlnet(*weights)
 
     wanted = torch.stack([(to_tensor(square) + 1) / 2 for square in squares])
     lines = edge_lines(wanted, THRESHOLD)
