@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import html
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -31,7 +35,12 @@ def test_shapes_are_learnt_and_judged_again(
     code, said, error = here(capsys, "evaluate", tmp_path / "run")
     assert code == 0, error
     assert f"{result['mean_iou']:.4f}" in said
-    if words:
-        kept = load_file(tmp_path / "run" / "adapter" / "adapter_model.safetensors")
-        assert {"lora_A", "fpn", "head"} <= {part for name in kept for part in name.split(".")}
-        assert not [name for name in kept if name.endswith("fc1.base_layer.weight")]
+    page = html.unescape((tmp_path / "run" / "report.html").read_text())
+    assert "16 of scenes, 64 pixels; 4 judge" in page
+    (usage,) = re.findall(r"<code>(import timm.*?)</code>", page, re.DOTALL)
+    made: dict[str, Any] = {}
+    exec(usage.replace("FOLDER", str(tmp_path / "run" / "adapter")), made)
+    kept = load_file(next((tmp_path / "run" / "adapter").glob("*.safetensors")))
+    head = next(kept[name] for name in kept if name.endswith("head.4.weight"))
+    assert any(torch.equal(head, tensor) for tensor in made["model"].state_dict().values())
+    assert not [name for name in kept if words and name.endswith("fc1.base_layer.weight")]

@@ -20,6 +20,7 @@ from vision_peft.models.point_transformer import (
     point_mini,
     point_recon,
 )
+from vision_peft.models.segmenter import Segmenter
 from vision_peft.models.torchvision_backbone import TorchvisionBackbone, torchvision_backbone
 from vision_peft.models.vit_mini import vit_mini
 
@@ -30,6 +31,7 @@ __all__ = [
     "PointParts",
     "PointToPixel",
     "PointTransformer",
+    "Segmenter",
     "TorchvisionBackbone",
     "fdconv_convnext_tiny",
     "fdconv_resnet18",

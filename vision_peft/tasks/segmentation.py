@@ -25,7 +25,6 @@ from vision_peft.data.masks import IGNORED, Collages, Masked, MaskFolder, Prepar
 from vision_peft.models.segmenter import Segmenter
 
 SHOWN = 8
-DATA = ("scenes", "collages", "folder")
 
 
 @dataclass(frozen=True)
@@ -94,9 +93,9 @@ class Segmentation:
         told: Callable[[str, int, int], None] | None = None,
     ):
         self.model_settings, self.data, self.seed = model, data, seed
-        self.train_pictures = self._open(data.train_split, data.train_count)
-        self.test_pictures = self._open(data.test_split, data.test_count)
-        self.classes = self.train_pictures.classes
+        self.train_source = self._open(data.train_split, data.train_count)
+        self.test_source = self._open(data.test_split, data.test_count)
+        self.classes = self.train_source.classes
 
     def _open(self, split: str, count: int) -> Masked:
         data = self.data
@@ -126,11 +125,11 @@ class Segmentation:
 
     def training_data(self, model: nn.Module) -> PreparedMasks:
         """The training pictures, drawn anew and mirrored."""
-        return self._prepared(self.train_pictures, model, self.seed, varied=True)
+        return self._prepared(self.train_source, model, self.seed, varied=True)
 
     def test_data(self, model: nn.Module) -> PreparedMasks:
         """The test pictures, always the same ones."""
-        return self._prepared(self.test_pictures, model, draw_seed(self.data.split_seed, 1), varied=False)
+        return self._prepared(self.test_source, model, draw_seed(self.data.split_seed, 1), varied=False)
 
     def _prepared(self, source: Masked, model: nn.Module, seed: int, varied: bool) -> PreparedMasks:
         settings = resolve_model_data_config(model)
@@ -180,6 +179,38 @@ class Segmentation:
         told = _logits(model, batch).argmax(1)
         rows = [shown * std + mean, *(hues[classes].movedim(-1, 1) for classes in (batch["classes"], told))]
         return to_pil_image(make_grid(torch.cat(rows).clamp(0, 1), nrow=len(told), padding=4, pad_value=1))
+
+    def sizes(self) -> tuple[int, int]:
+        """Pictures to train on and to test on."""
+        return len(self.train_source), len(self.test_source)
+
+    def about(self) -> dict[str, str]:
+        """What was learned from, in words."""
+        train, test = self.sizes()
+        return {"Pictures": f"{train:,} of {self.data.name}, {self.data.side} pixels; {test:,} judge"}
+
+    def prompts(self) -> list[str]:
+        """The rows of the picture that `draw` gives."""
+        return ["the picture", "its classes", "what the model says"]
+
+    def usage(self, method: str | None) -> str:
+        """Python that makes the run's segmenter again from its `adapter` folder, named FOLDER."""
+        spec = self.model_settings
+        words = [repr(spec.name), f"pretrained={spec.pretrained and method is not None}", "features_only=True"]
+        words += [] if spec.img_size is None else [f"img_size={spec.img_size}"]
+        words += [] if spec.maps is None else [f"out_indices={tuple(spec.maps)}"]
+        loaded = (
+            'model = vp.load_adapter(model, "FOLDER").eval()\n'
+            if method
+            else 'model.load_state_dict(load_file("FOLDER/model.safetensors"))\n'
+        )
+        return (
+            "import timm\n"
+            + ("" if method else "from safetensors.torch import load_file\n")
+            + "\nimport vision_peft as vp\n\n"
+            f"maps = timm.create_model({', '.join(words)})\n"
+            f"model = vp.models.Segmenter(maps, num_classes={len(self.classes)}, width={spec.width})\n{loaded}"
+        )
 
     def head(self, model: nn.Module) -> list[str]:
         """Names of the modules that any adaptation trains anew."""
