@@ -80,7 +80,7 @@ def compared(run: Run) -> str:
     if results is None:
         return ""
     parts = [
-        table(results, run.id),
+        table(results, run),
         plane(results),
         where(run, [row.method for row in results.finished]),
         of_run(run.id, run.out, run.request.program, run.request.words),

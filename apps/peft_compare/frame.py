@@ -86,7 +86,7 @@ class Frame:
 
     def key_of(self, run: Run) -> str:
         """Changes with everything that a page shows of the run."""
-        grown = [f"{path}{path.stat().st_mtime_ns}" for name in GROWING for path in sorted(run.out.glob(name))]
+        grown = [f"{path}{_written(path)}" for name in GROWING for path in sorted(run.out.glob(name))]
         drawn = [str(path) for path in sorted(run.out.glob("*/seed-*/samples/*.png"))]
         return "/".join([run.id, run.state, str(self.queue.position(run)), str(hash((*grown, *drawn)))])
 
@@ -97,6 +97,14 @@ class Frame:
         going = any(other.state not in ENDED for other in self.runs.of(owner))
         going = going or (run is not None and run.state not in ENDED)
         return gr.Timer(LOOK_EVERY if going else LOOK_RARELY)
+
+
+def _written(path: Path) -> int:
+    """When a file was last written, in nanoseconds; 0 if it is gone again."""
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def build(settings: Settings, runs: Runs, queue: Queue, pages: Sequence[ModuleType]) -> Frame:

@@ -1,5 +1,6 @@
 """How the app looks: one set of colours for light and dark, the same as the reports', and no font from elsewhere."""
 
+import hashlib
 from html import escape
 from inspect import signature
 from pathlib import Path
@@ -93,7 +94,11 @@ def notice(kind: str, title: str, said: str, technical: str = "") -> str:
     """A box: `empty`, `error` or `kept`; the technical text folds open."""
     folded = ""
     if technical:
-        folded = f"<details><summary>Technical details</summary><pre><code>{escape(technical)}</code></pre></details>"
+        key = f"technical-{hashlib.sha256(technical.encode()).hexdigest()[:8]}"
+        folded = (
+            f'<details data-key="{key}"><summary>Technical details</summary><pre id="{key}">{escape(technical)}</pre>'
+            f'<button type="button" class="plain-button" data-do="copy" data-of="{key}">Copy</button></details>'
+        )
     role = "alert" if kind == "error" else "note"
     return (
         f'<div class="notice {kind}" role="{role}"><strong>{escape(title)}</strong> <span>{escape(said)}</span>'

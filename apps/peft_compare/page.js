@@ -44,6 +44,18 @@
     }
   });
 
+  // What somebody has unfolded stays so when the page writes it anew.
+  const unfolded = new Set();
+  document.addEventListener("toggle", (event) => {
+    const key = event.target.dataset?.key;
+    if (key) { if (event.target.open) unfolded.add(key); else unfolded.delete(key); }
+  }, true);
+  window.addEventListener("DOMContentLoaded", () => {
+    new MutationObserver(() => {
+      for (const one of document.querySelectorAll("details[data-key]:not([open])")) one.open = unfolded.has(one.dataset.key);
+    }).observe(document.body, { childList: true, subtree: true });
+  });
+
   // ?tab=...&run=... always names what is open, so that the address can be kept and passed on.
   window.peftAddress = (names) => {
     const address = new URL(location.href);

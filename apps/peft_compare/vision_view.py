@@ -96,7 +96,7 @@ def compared(run: Run) -> str:
     if results is None:
         return ""
     parts = [
-        table(results, run.id, finished_methods(run)),
+        table(results, run, finished_methods(run)),
         f'<div class="side-by-side">{against_parameters(results)}</div>',
         heat(shown_of(run).get("where", {}), [row.method for row in results.finished]),
         of_run(run.id, run.out, run.request.program, run.request.words),

@@ -110,6 +110,24 @@ def test_adapters_are_mixed(page: Page) -> None:
     assert mixed != pictures(page, "grid-mix", "base")
 
 
+def test_one_step_is_held_against_many(page: Page) -> None:
+    page.get_by_role("tab", name="One step").click()
+    page.locator("#draw-steps").click()
+    drawn(page, "grid-steps", 5)
+    rows = [str(row.get_attribute("data-row")) for row in page.locator("#grid-steps tr[data-row]").all()]
+    assert rows[:3] == ["base, 50 steps", "base, 1 step", "lora, 1 step"]
+    many, one = (page.locator(f'#grid-steps tr[data-row="{row}"] .said').text_content() or "" for row in rows[:2])
+    assert "a picture" in many
+    assert pictures(page, "grid-steps", rows[0]) != pictures(page, "grid-steps", rows[1])
+    assert milliseconds(one) < milliseconds(many)
+
+
+def milliseconds(said: str) -> float:
+    """Of `1.2 s a picture` or `80 ms a picture`."""
+    value, unit, *_ = said.split()
+    return float(value.replace(",", "")) * (1000 if unit == "s" else 1)
+
+
 def test_the_layer_that_writes_is_found_and_patched(page: Page, visitor: Visitor) -> None:
     page.get_by_role("button", name="Layers that draw the text").click()
     page.locator("#find-layers").click()

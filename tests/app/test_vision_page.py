@@ -65,6 +65,10 @@ def test_a_first_visitor_sees_a_finished_comparison(visitor: Visitor) -> None:
     assert values == sorted(values)
     assert len(values) > 2
     expect(page.locator("#estimate")).to_contain_text("nothing like it has run on this machine yet")
+    expect(page.locator("#closely h3")).to_have_count(0)
+    page.locator("[data-pin=linear_probe]").click()
+    expect(page.locator("#closely h3")).to_have_text([re.compile("^linear_probe: what it takes for what")])
+    page.locator("[data-pin=lora]").click()
     expect(page.locator("#closely h3")).to_have_text(
         [re.compile("^linear_probe: what"), re.compile("^lora: what"), "Where linear_probe and lora disagree"]
     )
@@ -164,6 +168,12 @@ def test_uploads_are_shown_or_refused(visitor: Visitor, tmp_path: Path) -> None:
     field.set_input_files(packed(tmp_path, classes("cat", "dog")))
     expect(page.locator("#uploaded tbody tr")).to_have_count(2)
     expect(page.locator("#uploaded img")).to_have_count(10)
+    for name, data in classes("früh", "spät", "nie").items():
+        (tmp_path / "folder" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "folder" / name).write_bytes(data)
+    page.get_by_label("A folder of class folders instead").set_input_files(tmp_path / "folder")
+    expect(page.locator("#uploaded tbody tr")).to_have_count(3)
+    expect(page.locator("#uploaded tbody th")).to_have_text(["früh", "nie", "spät"])
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])

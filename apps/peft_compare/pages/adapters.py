@@ -11,6 +11,7 @@ from peft_compare.frame import EXAMPLES, HIDDEN, SAYING, Frame
 from peft_compare.guard import owner_of
 from peft_compare.inspecting import kind_of
 from peft_compare.look import notice
+from peft_compare.parts.folder import PACK, folder_field
 from peft_compare.refusals import RefusedError
 from peft_compare.runs import ENDED, Run
 from peft_kernels.adapter_files import AdapterError, refuse_pickle
@@ -32,6 +33,8 @@ def build(frame: Frame) -> None:
             gr.HTML('<h2 class="move"><span>1</span>Choose</h2>')
             about = "Drop an adapter: its two files, a zip of them, or one file"
             files = gr.File(label=about, file_count="multiple", elem_id="adapter-files")
+            most = frame.settings.limits.upload_bytes
+            gr.HTML(folder_field("adapter-files", "A whole folder", most), js_on_load=PACK)
             gr.HTML(f'<p class="quiet">{_taken(frame)}</p>')
             own = gr.Dropdown(
                 _own(frame, ""),

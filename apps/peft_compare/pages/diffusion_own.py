@@ -11,6 +11,7 @@ from peft_compare import captioned_uploads as uploads
 from peft_compare.diffusion_sets import SetOfPictures
 from peft_compare.frame import HIDDEN, Frame
 from peft_compare.look import notice
+from peft_compare.parts.folder import PACK, folder_field
 from peft_compare.parts.pictures import thumbnails
 from peft_compare.refusals import RefusedError
 from peft_compare.uploads import FOLDER
@@ -37,7 +38,9 @@ class Own:
 def build(frame: Frame, data: gr.Radio, mine: str) -> Own:
     """The fields; they show while the visitor's own pictures are chosen."""
     with gr.Column(visible=False) as column:
-        file = gr.File(label="A zip of pictures", file_types=[".zip"], height=120, elem_id="diffusion-upload")
+        file = gr.File(label="A zip of pictures", file_types=[".zip"], height=150, elem_id="diffusion-upload")
+        most = frame.settings.limits.upload_bytes
+        gr.HTML(folder_field("diffusion-upload", "A folder of pictures instead", most), js_on_load=PACK)
         said = gr.HTML(notice("empty", "Pictures and captions.", WANTED), elem_id="diffusion-uploaded")
         captions = gr.Textbox(
             label="Captions", info="One a line, in the order of the pictures.", lines=4, max_lines=8, visible=False

@@ -12,7 +12,7 @@ from peft_compare.frame import EXAMPLES, HIDDEN, SAYING, Frame
 from peft_compare.guard import owner_of
 from peft_compare.look import notice
 from peft_compare.pages import start_button
-from peft_compare.parts.pins import PINS, pinned
+from peft_compare.parts.pins import PINS
 from peft_compare.runs import ENDED, Run
 from peft_runs.families import VISION
 
@@ -151,7 +151,7 @@ def _watch(frame: Frame, run: Run | None) -> tuple[str, Any, str, str]:
     going = run.state not in ENDED
     results = vision_view.results_of(run) if not going else None
     figures = vision_view.compared(run) if results else notice("empty", "", WAITING) if going else ""
-    closer = vision_view.looked_closer(run, pinned(vision_view.finished_methods(run))) if results else ""
+    closer = vision_view.looked_closer(run, ()) if results else ""
     return said, gr.Button(visible=going), figures, closer
 
 

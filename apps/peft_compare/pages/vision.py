@@ -10,7 +10,7 @@ from peft_compare.frame import EXAMPLES, HIDDEN, SAYING, Frame
 from peft_compare.guard import owner_of
 from peft_compare.look import notice
 from peft_compare.pages import vision_choose, vision_try
-from peft_compare.parts.pins import PINS, pinned
+from peft_compare.parts.pins import PINS
 from peft_compare.runs import ENDED, Run
 
 NAME, TITLE = "vision", "Vision"
@@ -59,7 +59,7 @@ def build(frame: Frame) -> None:
             gr.Button(visible=state in ("queued", "running")),
             view.final_curves(results) if results else view.live_curves(run),
             view.compared(run) if results else notice("empty", "Figures come when the training is done.", ""),
-            view.looked_closer(run, pinned(names)) if names else "",
+            view.looked_closer(run, ()) if names else "",
             gr.Column(visible=bool(names)),
             key,
         )

@@ -6,11 +6,15 @@ from typing import Any
 import gradio as gr
 
 from peft_compare import vision_request as request_of
+from peft_compare import vision_view
 from peft_compare.budget import Share
-from peft_compare.frame import Frame
+from peft_compare.files import find_example
+from peft_compare.frame import EXAMPLES, HIDDEN, Frame
 from peft_compare.pages import start_button, vision_try
 from peft_compare.pages.method_settings import Budget, MethodSettings, build_budget, build_settings
 from peft_compare.pages.start_button import Start
+from peft_compare.parts.confusion import tile
+from peft_compare.shown import TILES
 from peft_compare.vision_request import Choice
 from peft_runs.families import VISION
 
@@ -66,6 +70,8 @@ def build(frame: Frame) -> tuple[Form, Start]:
         MODELS, value="vit_mini", label="Model", info="Embedded, or any name of timm's.", allow_custom_value=True
     )
     data = gr.Radio([DIGITS, MINE], value=DIGITS, label="Data")
+    digits = gr.HTML(_digits(), elem_id="digits")
+    data.change(lambda chosen: gr.HTML(visible=chosen == DIGITS), data, digits, **HIDDEN)
     upload = vision_try.build_upload(frame, data, MINE)
     offered = request_of.offered()
     methods = gr.CheckboxGroup([(name, name) for name in offered], value=FIRST, label="Methods", elem_id="methods")
@@ -89,3 +95,13 @@ def build(frame: Frame) -> tuple[Form, Start]:
     changes = [model, data, upload.place, methods, budget.switch, budget.parameters, seeds, epochs]
     start.estimates(frame, VISION, words, form.inputs, changes)
     return form, start
+
+
+def _digits() -> str:
+    """One of each class, from the sheet of the comparison that comes with the app."""
+    run = find_example(EXAMPLES, "digits")
+    shown = {} if run is None else vision_view.shown_of(run)
+    classes, labels = shown.get("classes", []), shown.get("labels", [])
+    address = f"/runs/digits/files/out/{TILES}"
+    cells = "".join(f"<li>{tile(labels.index(n), shown, address, name)}</li>" for n, name in enumerate(classes))
+    return f'<ul class="thumbs" aria-label="One digit of each class">{cells}</ul>'

@@ -10,6 +10,7 @@ import gradio as gr
 from peft_compare import uploads
 from peft_compare.frame import HIDDEN, Frame
 from peft_compare.look import notice, scroll
+from peft_compare.parts.folder import PACK, folder_field
 from peft_compare.parts.guesses import DRAW, FIELD, guesses, waiting
 from peft_compare.predictor import Predictor
 from peft_compare.refusals import RefusedError
@@ -27,7 +28,9 @@ class Upload:
 def build_upload(frame: Frame, data: gr.Radio, mine: str) -> Upload:
     """The fields; they show while the visitor's own pictures are chosen."""
     with gr.Column(visible=False) as column:
-        file = gr.File(label="A zip of class folders", file_types=[".zip"], height=120, elem_id="upload")
+        file = gr.File(label="A zip of class folders", file_types=[".zip"], height=150, elem_id="upload")
+        most = frame.settings.limits.upload_bytes
+        gr.HTML(folder_field("upload", "A folder of class folders instead", most), js_on_load=PACK)
         said = gr.HTML(notice("empty", "CLASS/PICTURE", WANTED), elem_id="uploaded")
     place = gr.Textbox(visible="hidden", label="upload")
 

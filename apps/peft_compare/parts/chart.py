@@ -12,7 +12,7 @@ from peft_compare.look import glyph, scroll
 from peft_compare.parts.labels import Box, beside
 from peft_runs.figure_style import marker_outline, shade
 
-LEFT, RIGHT, TOP, BOTTOM = 46.0, 12.0, 10.0, 34.0
+LEFT, RIGHT, TOP, BOTTOM = 46.0, 12.0, 22.0, 34.0
 MARK = 10.0
 
 
@@ -140,7 +140,7 @@ def _grid(across: Scale, up: Scale, x: Axis, y: Axis, size: tuple[int, int]) -> 
     parts.append(f'<line x1="{LEFT}" x2="{right}" y1="{bottom}" y2="{bottom}" stroke="var(--edge)"/>')
     middle = (LEFT + right) / 2
     parts.append(f'<text x="{middle:.0f}" y="{height - 3}" text-anchor="middle">{escape(x.label)}</text>')
-    parts.append(f'<text x="4" y="{TOP - 1}" text-anchor="start">{escape(y.label)}</text>' if y.label else "")
+    parts.append(f'<text x="4" y="{TOP - 12}" text-anchor="start">{escape(y.label)}</text>' if y.label else "")
     return "".join(parts)
 
 

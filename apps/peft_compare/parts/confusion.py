@@ -1,6 +1,6 @@
 """What a model takes for what: its confusion matrix, and two models held against each other picture by picture."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 
 import numpy as np
@@ -52,7 +52,7 @@ def disagreements(
     order = sorted(apart, key=lambda place: bool(first[place] != true[place] and second[place] != true[place]))
     shown = [int(place) for place in order if place < tiles.get("tiles", 0)][:MOST_TILES]
     entries = "".join(
-        f"<li>{_tile(place, tiles, address)}<strong>{escape(classes[int(true[place])])}</strong>"
+        f"<li>{tile(place, tiles, address)}<strong>{escape(classes[int(true[place])])}</strong>"
         + "".join(
             f'<br><span class="{"" if answer[place] == true[place] else "wrong"}">{escape(name)}: '
             f"{escape(classes[int(answer[place])])}</span>"
@@ -67,11 +67,12 @@ def disagreements(
     return f'<div class="part"><h3>Where {one} and {other} disagree</h3><p class="quiet">{said}</p>{pictures}</div>'
 
 
-def _tile(place: int, tiles: dict[str, int], address: str) -> str:
+def tile(place: int, tiles: Mapping[str, int], address: str, name: str = "") -> str:
     """One picture of the sheet, 48 pixels wide."""
     across, rows = tiles["across"], -(-tiles["tiles"] // tiles["across"])
     x, y = place % across, place // across
+    label = escape(name or f"test picture {place}")
     return (
-        f'<span class="tile" role="img" aria-label="test picture {place}" style="background-image:url({address});'
+        f'<span class="tile" role="img" aria-label="{label}" style="background-image:url({address});'
         f'background-size:{48 * across}px {48 * rows}px;background-position:-{48 * x}px -{48 * y}px"></span>'
     )

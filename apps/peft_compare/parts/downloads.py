@@ -8,15 +8,22 @@ from urllib.parse import quote
 from peft_runs.compare_results import Row
 
 
-def of_row(row: Row, run_id: str) -> str:
-    """The adapter of a method's first seed, and its recipe."""
+def of_row(row: Row, run_id: str, out: Path) -> str:
+    """The adapter of a method's first seed, its recipe, and its own report where there is one."""
     if not row.runs:
         return ""
     place = quote(row.runs[0].place)
     name = escape(row.method)
+    report = ""
+    if (out / row.runs[0].place / "report.html").is_file():
+        report = (
+            f'<br><a href="/runs/{run_id}/files/out/{place}/report.html" target="_blank" rel="noopener" '
+            f'aria-label="Report of {name}">report</a>'
+        )
     return (
         f'<a href="/runs/{run_id}/zip/out/{place}/adapter" download aria-label="Adapter of {name}">adapter</a><br>'
         f'<a href="/runs/{run_id}/files/out/{place}/recipe.yaml" download aria-label="Recipe of {name}">recipe</a>'
+        f"{report}"
     )
 
 

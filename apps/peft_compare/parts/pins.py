@@ -23,19 +23,12 @@ element.addEventListener('click', (event) => {{
 """
 
 
-def pinned(names: Sequence[str]) -> list[str]:
-    """Those that are pinned before anybody has chosen: the smallest and the largest."""
-    return list(dict.fromkeys([*names[:1], *names[-1:]]))
-
-
 def pin(name: str, among: Sequence[str], inner: str) -> str:
     """The button in a row's head; the name alone where there is nothing to look at."""
     if name not in among:
         return inner
-    first = pinned(among)
-    order = first.index(name) if name in first else -1
     about = f"Look closer at {name}: what it takes for what; two rows are held against each other"
     return (
-        f'<button type="button" class="pin" data-pin="{escape(name)}" data-order="{order}" '
-        f'aria-pressed="{str(name in first).lower()}" title="{escape(about)}">{inner}</button>'
+        f'<button type="button" class="pin" data-pin="{escape(name)}" aria-pressed="false" '
+        f'title="{escape(about)}">{inner}</button>'
     )

@@ -6,6 +6,7 @@ from html import escape
 from peft_compare.look import glyph, scroll
 from peft_compare.parts.downloads import of_row
 from peft_compare.parts.pins import pin
+from peft_compare.runs import Run
 from peft_runs import compare_words as words
 from peft_runs.compare_notes import notes
 from peft_runs.compare_results import Results, Row
@@ -21,12 +22,14 @@ ABOUT = {
     "merging": "largest difference of the outputs after merging",
 }
 
+MEASURED = {"step": "the step times"}  # column → what a record calls it where it could not be measured
 
-def table(results: Results, run_id: str, closer: Sequence[str] = ()) -> str:
+
+def table(results: Results, run: Run, closer: Sequence[str] = ()) -> str:
     """A row a method, whose name is a button for those in `closer`; what failed says why."""
     names = headings(results)
     heads = "".join(_head(name) for name in ["method", *names])
-    rows = [_row(row, results, run_id, closer) for row in results.finished]
+    rows = [_row(row, results, run, closer) for row in results.finished]
     rows += [_failed(row, len(names)) for row in results.failed]
     said = "".join(f"<li>{escape(note)}</li>" for note in notes(results))
     table = (
@@ -42,17 +45,19 @@ def _head(name: str) -> str:
     return f'<th scope="col">{button}</th>'
 
 
-def _row(row: Row, results: Results, run_id: str, closer: Sequence[str]) -> str:
+def _row(row: Row, results: Results, run: Run, closer: Sequence[str]) -> str:
     values = _values(row, results)
+    unmeasured = {column: results.unmeasured.get(what) for column, what in MEASURED.items()}
     parts = []
     for name, text in cells(row, results).items():
-        why = f' title="{escape(row.merged_reason or "")}"' if name == "merging" and text == words.NONE else ""
+        reason = (row.merged_reason if name == "merging" else unmeasured.get(name)) if text == words.NONE else None
+        why = f' title="{escape(reason)}"' if reason else ""
         value = values.get(name)
         parts.append(f'<td data-value="{"" if value is None else value}"{why}>{escape(text)}</td>')
     name = pin(row.method, closer, f"{glyph(row.method)}{escape(row.method)}")
     return (
         f'<tr data-method="{escape(row.method)}"><th scope="row" data-value="{escape(row.method)}">{name}</th>'
-        f"{''.join(parts)}<td>{of_row(row, run_id)}</td></tr>"
+        f"{''.join(parts)}<td>{of_row(row, run.id, run.out)}</td></tr>"
     )
 
 
