@@ -26,10 +26,8 @@ class Grid:
     @property
     def row_labels(self) -> list[str]:
         """The block's number where all are of one list, else initials and numbers: `d0 a1 t0`."""
-        numbered = [re.fullmatch(r"\w+\.(\d+)", row) for row in self.rows]
-        lists = {row.partition(".")[0] for row in self.rows if row}
-        if len(lists) <= 1 and all(found or not row for found, row in zip(numbered, self.rows, strict=True)):
-            return [found[1] if found else "–" for found in numbered]
+        if len({row.rpartition(".")[0] for row in self.rows if row}) <= 1:
+            return [row.rpartition(".")[2] or "–" for row in self.rows]
         return [re.sub(r"([A-Za-z])\w*\.?(\d*)\.?", r"\1\2 ", row).strip() or "–" for row in self.rows]
 
     @property

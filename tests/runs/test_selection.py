@@ -105,6 +105,7 @@ def test_blocks_go_down_and_kinds_across() -> None:
     unet = ["down_blocks.0.attentions.1.transformer_blocks.0", "mid_block.attentions.0.transformer_blocks.0"]
     grid = grid_of(f"{block}.{kind}" for block in unet for kind in ("attn1.to_out.0", "attn2.to_out.0", "ff.net.2"))
     assert grid.row_labels == ["d0 a1 t0", "m a0 t0"]
+    assert grid_of(["norm", "blocks.blocks.0.qkv", "blocks.blocks.1.qkv"]).row_labels == ["–", "0", "1"]
     assert grid.column_labels == ["attn1.to_out.0", "attn2.to_out.0", "net.2"]
 
 

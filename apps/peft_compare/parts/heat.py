@@ -6,31 +6,47 @@ from typing import Any
 
 from peft_compare.look import glyph, scroll
 
+OUTSIDE = "–"  # the label of the row for what stands outside of blocks
+
 
 def heat(where: Mapping[str, Any], methods: list[str]) -> str:
-    """A map for each method; shades go by the share of the method's own largest cell."""
-    maps = [_map(where, name) for name in methods if name in where.get("cells", {})]
-    if not maps:
+    """A map for each method; shades go by the share of the method's own largest cell. Below it, what is outside."""
+    shown = [name for name in methods if name in where.get("cells", {})]
+    if not shown:
         return ""
-    return f'<div class="part"><h3>Where the parameters went</h3><div class="side-by-side">{"".join(maps)}</div></div>'
+    inside = [line for name in shown for row, line in _lines(where, name) if row != OUTSIDE]
+    columns = [number for number in range(len(where["columns"])) if any(line[number] for line in inside)]
+    maps = "".join(_map(where, name, columns) for name in shown)
+    return f'<div class="part"><h3>Where the parameters went</h3><div class="side-by-side">{maps}</div></div>'
 
 
-def _map(where: Mapping[str, Any], method: str) -> str:
-    cells = where["cells"][method]
-    most = max((value for line in cells for value in line), default=0) or 1
-    heads = "".join(f'<th scope="col">{escape(name)}</th>' for name in where["columns"])
+def _lines(where: Mapping[str, Any], method: str) -> list[tuple[str, list[int]]]:
+    return list(zip(where["rows"], where["cells"][method], strict=True))
+
+
+def _map(where: Mapping[str, Any], method: str, columns: list[int]) -> str:
+    lines, names = _lines(where, method), where["columns"]
+    inside = [(row, [line[number] for number in columns]) for row, line in lines if row != OUTSIDE]
+    most = max((value for _, line in inside for value in line), default=0) or 1
+    heads = "".join(f'<th scope="col">{escape(names[number])}</th>' for number in columns)
     rows = ""
-    for label, line in zip(where["rows"], cells, strict=True):
-        inner = "".join(f'<td style="--share:{value / most:.3f}">{_short(value)}</td>' for value in line)
-        rows += f'<tr><th scope="row">{"outside" if label == "–" else escape(label)}</th>{inner}</tr>'
-    total = sum(value for line in cells for value in line)
+    for label, line in inside:
+        cells = "".join(f'<td style="--share:{value / most:.3f}">{_short(value)}</td>' for value in line)
+        rows += f'<tr><th scope="row">{escape(label)}</th>{cells}</tr>'
+    beside = [
+        f"{escape(name)} {_short(value)}"
+        for row, line in lines
+        for name, value in zip(names, line, strict=True)
+        if row == OUTSIDE and value
+    ]
     table = (
-        f'<table class="heat"><caption class="quiet">{glyph(method)}{escape(method)}: {total:,} numbers in its file'
-        "</caption>"
+        f'<table class="heat"><caption class="quiet">{glyph(method)}{escape(method)}: '
+        f"{sum(value for _, line in lines for value in line):,} numbers in its file</caption>"
         f'<thead><tr><th scope="col"><span class="hidden">block</span></th>{heads}</tr></thead>'
         f"<tbody>{rows}</tbody></table>"
     )
-    return scroll(f"Where {method} trains", table)
+    told = f'<p class="quiet">outside of blocks: {", ".join(beside)}</p>' if beside else ""
+    return f"<div>{scroll(f'Where {method} trains', table)}{told}</div>"
 
 
 def _short(value: int) -> str:
