@@ -105,6 +105,23 @@ def test_what_is_not_there_is_named(model: dict[str, str], data: dict[str, str],
         Segmentation(SegmenterSpec(**model), MaskDataSpec(**data), 0).build_model()  # type: ignore[arg-type]
 
 
+def test_pictures_have_the_models_size_or_their_own() -> None:
+    data = MaskDataSpec(train_count=2, test_count=2, side=48)
+    for spec, size in (
+        (SegmenterSpec("vit_mini", maps=(4,)), 32),
+        (SegmenterSpec("resnet10t", pretrained=False), 48),
+        (SegmenterSpec("resnet10t", pretrained=False, img_size=64), 64),
+    ):
+        task = Segmentation(spec, data, 0)
+        model = task.build_model().eval()
+        sample = task.test_data(model)[0, 0]
+        assert sample["image"].shape == (3, size, size)
+        assert sample["classes"].shape == (48, 48)
+        assert model(sample["image"][None]).shape == (1, 4, size, size)
+    with pytest.raises(DataError, match=r"vit_mini cannot be made for pictures of 50 pixels .*multiple of 4, not 50"):
+        Segmentation(SegmenterSpec(img_size=50), data, 0).build_model()
+
+
 @pytest.mark.parametrize(
     "spec",
     [

@@ -18,6 +18,7 @@ from vision_peft.data.few_shot import FewShot
 from vision_peft.data.pictures import Decoded, Pictures, Prepared
 from vision_peft.data.transforms import Variation, evaluation_transform, training_transform
 from vision_peft.tasks.by_class import ByClass
+from vision_peft.tasks.picture_size import created
 
 
 def share(name: str, value: float) -> None:
@@ -34,7 +35,7 @@ class ModelSpec:
         name: a model of timm's registry, also `vit_mini`, which comes with this package, or `hf-hub:owner/name`.
         pretrained: start from its pretrained weights.
         fresh_head: start the classifier anew even where the pretrained one has as many classes as the data.
-        img_size: side of the pictures, where the model can be made for another than its own.
+        img_size: side of the pictures; by default the model's own.
         drop_rate: dropout before the head.
         drop_path_rate: stochastic depth.
     """
@@ -134,19 +135,18 @@ class Classification(ByClass):
             DataError: its pretrained weights cannot be had.
         """
         spec = self.model_settings
-        size: dict[str, Any] = {} if spec.img_size is None else {"img_size": spec.img_size}
         if not spec.name.startswith(("hf-hub:", "local-dir:")) and not timm.is_model(spec.name):
             raise unknown("model", spec.name, timm.list_models())
         try:
-            return timm.create_model(
+            return created(
                 spec.name,
+                spec.img_size,
                 pretrained=spec.pretrained,
                 num_classes=len(self.classes),
                 # timm drops a pretrained classifier of another number of classes.
                 pretrained_cfg_overlay={"num_classes": 0} if spec.fresh_head else None,
                 drop_rate=spec.drop_rate,
                 drop_path_rate=spec.drop_path_rate,
-                **size,
             )
         except (OSError, RuntimeError) as error:
             if not spec.pretrained:

@@ -23,6 +23,7 @@ from vision_peft.data import open_split
 from vision_peft.data.few_shot import FewShot
 from vision_peft.data.masks import IGNORED, Collages, Masked, MaskFolder, PreparedMasks, Scenes
 from vision_peft.models.segmenter import Segmenter
+from vision_peft.tasks.picture_size import created, fixed_size
 
 SHOWN = 8
 
@@ -34,7 +35,7 @@ class SegmenterSpec:
     Attributes:
         name: a model of timm's registry that gives maps (`features_only`), a pyramid such as `piip_mini` too.
         pretrained: start from its pretrained weights.
-        img_size: side of the pictures, where the model can be made for another than its own.
+        img_size: side of the pictures; by default the model's own, or the data's where it takes any.
         maps: which of its maps are read, by their numbers; null reads all.
         width: of what the head reads.
     """
@@ -114,13 +115,13 @@ class Segmentation:
 
         Raises:
             UnknownNameError: timm has no such model; the nearest is told.
+            DataError: it cannot be made for pictures of that size.
         """
         spec = self.model_settings
         if not timm.is_model(spec.name):
             raise unknown("model", spec.name, timm.list_models())
-        more = {"img_size": spec.img_size, "out_indices": spec.maps}
-        given = {name: value for name, value in more.items() if value is not None}
-        body = timm.create_model(spec.name, pretrained=spec.pretrained, features_only=True, **given)
+        given = {} if spec.maps is None else {"out_indices": spec.maps}
+        body = created(spec.name, spec.img_size, pretrained=spec.pretrained, features_only=True, **given)
         return Segmenter(body, len(self.classes), spec.width)
 
     def training_data(self, model: nn.Module) -> PreparedMasks:
@@ -133,8 +134,9 @@ class Segmentation:
 
     def _prepared(self, source: Masked, model: nn.Module, seed: int, varied: bool) -> PreparedMasks:
         settings = resolve_model_data_config(model)
-        side = self.model_settings.img_size
-        size = settings["input_size"][-2:] if side is None else (side, side)
+        spec = self.model_settings
+        side = spec.img_size or self.data.side
+        size = settings["input_size"][-2:] if spec.img_size is None and fixed_size(spec.name) else (side, side)
         return PreparedMasks(source, self.data.side, size, (settings["mean"], settings["std"]), seed, varied)
 
     def loss(self, model: Callable[..., Tensor], batch: dict[str, Tensor]) -> Tensor:
