@@ -13,6 +13,7 @@ import asyncio
 import json
 import math
 import multiprocessing
+import secrets
 import statistics
 import sys
 import tempfile
@@ -68,7 +69,8 @@ class Client:
     """A program with a name of its own, as a browser would have one."""
 
     def __init__(self, http: httpx.AsyncClient, number: int, tally: Tally):
-        self.http, self.number, self.tally, self.asked = http, number, tally, 0
+        self.http, self.number, self.tally, self.asked, self.read = http, number, tally, 0, 0
+        self.session = secrets.token_hex(8)
 
     async def timed(self, kind: str, asking: Any) -> Any:
         begun = time.monotonic()
@@ -83,7 +85,8 @@ class Client:
         Raises:
             ToldError: the answer is a sentence instead.
         """
-        posted = (await self.http.post(f"/gradio_api/call/{name}", json={"data": values})).raise_for_status()
+        body = {"data": values, "session_hash": self.session}
+        posted = (await self.http.post(f"/gradio_api/call/{name}", json=body)).raise_for_status()
         heard = await self.http.get(f"/gradio_api/call/{name}/{posted.json()['event_id']}")
         kind, data = "", ""
         for line in heard.raise_for_status().text.splitlines():
@@ -93,10 +96,10 @@ class Client:
             raise ToldError(data)
         return json.loads(data)[0]
 
-    async def work(self, until: float, methods: str, settings: str) -> None:
-        """Post, wait and read until the time is over; the last run is waited for."""
+    async def work(self, until: float, methods: str, settings: str, most: int) -> None:
+        """Post, wait and read until the time is over or `most` runs are read; the last one is waited for."""
         await self.timed("page", self.http.get("/"))
-        while time.monotonic() < until:
+        while time.monotonic() < until and self.read < most:
             self.asked += 1
             rate = f"{1e-3 + 1e-6 * self.number + 1e-9 * self.asked:.9f}"
             words = f"{settings} --optim.lr {rate}"
@@ -129,6 +132,7 @@ class Client:
             if rate not in told:
                 self.tally.mixed.append(f"{what} of {run} lacks {rate}")
         self.tally.read.add(run)
+        self.read += 1
 
 
 @contextmanager
@@ -168,13 +172,15 @@ def host(folder: Path, real: bool, told: Any) -> None:
     app.close()
 
 
-async def drive(url: str, server: psutil.Process, clients: int, seconds: float, methods: str, settings: str) -> Tally:
+async def drive(
+    url: str, server: psutil.Process, clients: int, seconds: float, methods: str, settings: str, most: int
+) -> Tally:
     """All clients at once, and a reading of the server's memory each second."""
     tally, until = Tally(), time.monotonic() + seconds
 
     async def one(number: int) -> None:
         async with httpx.AsyncClient(base_url=url, timeout=120) as http:
-            await Client(http, number, tally).work(until, methods, settings)
+            await Client(http, number, tally).work(until, methods, settings, most)
 
     async def watch() -> None:
         while True:
@@ -188,11 +194,23 @@ async def drive(url: str, server: psutil.Process, clients: int, seconds: float, 
 
 
 def measured(
-    url: str, server: psutil.Process, folder: Path, clients: int, seconds: float, methods: str, settings: str
+    url: str,
+    server: psutil.Process,
+    folder: Path,
+    clients: int,
+    seconds: float,
+    methods: str,
+    settings: str,
+    most: int = sys.maxsize,
 ) -> dict[str, Any]:
-    """Put a server under load whose runs lie in `folder`; what came of it, the lost and the mixed up first."""
+    """Put a server under load whose runs lie in `folder`; what came of it, the lost and the mixed up first.
+
+    Args:
+        seconds: in which clients begin with another run.
+        most: runs of each client.
+    """
     before, begun = server.memory_info().rss / MIB, time.process_time()
-    tally = asyncio.run(drive(url, server, clients, seconds, methods, settings))
+    tally = asyncio.run(drive(url, server, clients, seconds, methods, settings, most))
     spent, after = time.process_time() - begun, server.memory_info().rss / MIB
     early = tally.memory[: len(tally.memory) // 3 + 1][-5:]
     return {

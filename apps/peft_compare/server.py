@@ -24,6 +24,10 @@ from peft_compare.refusals import RefusedError
 from peft_compare.runs import Runs
 from peft_compare.settings import Settings
 
+# Gradio keeps some 0.5 MB of every page that was opened and every program that called without a session of its own, for
+# ten thousand of them. The oldest beyond this number start anew when they come back; runs lie on the disk.
+SESSIONS = 200
+
 
 class App:
     """One server and its queue.
@@ -45,6 +49,7 @@ class App:
         with blocks:
             api.offer(self.frame)
         blocks.queue(default_concurrency_limit=4, max_size=200)
+        blocks.state_session_capacity = SESSIONS
         outer = FastAPI(openapi_url=None)
         outer.include_router(router(self.runs, frame.EXAMPLES))
         gr.mount_gradio_app(

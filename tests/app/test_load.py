@@ -25,13 +25,17 @@ def load(monkeypatch: pytest.MonkeyPatch) -> Any:
     del sys.modules["load"]
 
 
-def test_no_run_of_five_programs_is_lost_or_mixed_up(load: Any, tmp_path: Path) -> None:
+def test_no_run_of_five_programs_is_lost_or_mixed_up(
+    load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("peft_compare.server.SESSIONS", 3)
     command = (*load.STAND_IN, str(EXAMPLES / "digits" / "out" / "results.json"))
-    with serving(tmp_path, command, limits=Limits(waiting=2)) as served:
-        found = load.measured(served.url, psutil.Process(), tmp_path, 5, 4.0, "linear_probe", "")
+    with serving(tmp_path, command, limits=Limits(waiting=1)) as served:
+        found = load.measured(served.url, psutil.Process(), tmp_path, 5, 300.0, "linear_probe", "", 2)
+    assert len(served.app.frame.blocks.state_holder.session_data) <= 3  # type: ignore[attr-defined]
     runs = found["runs"]
     assert (runs["lost"], runs["made by nobody"], runs["mixed up"], found["errors"]) == ([], [], [], {})
-    assert runs["accepted"] == runs["finished"] == runs["read"] >= 5
+    assert runs["accepted"] == runs["finished"] == runs["read"] == 10
     assert runs["owners"] == 5
     assert runs["refused by a full queue"] > 0
     assert found["requests"]["result"]["count"] == runs["read"]
