@@ -116,6 +116,14 @@ def test_features_of_a_classifier_are_the_branches_maps():
 
 
 @pytest.mark.parametrize("output", ["separate", "merged"])
+def test_pruned_behind_the_last_map_a_classifier_stays_what_it_is(output):
+    model, x = opened(tiny(output=output)), pictures()
+    expected = model(x)
+    assert model.prune_intermediate_layers([2], prune_head=False) == [2]
+    assert torch.equal(model(x), expected)
+
+
+@pytest.mark.parametrize("output", ["separate", "merged"])
 def test_classifiers_are_replaced(output):
     model, x = tiny(output=output), pictures()
     before = model.forward_head(model.forward_features(x), pre_logits=True)

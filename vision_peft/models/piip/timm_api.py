@@ -104,5 +104,6 @@ class TimmApi(nn.Module):
         if self.output == "merged" and prune_head:
             self.merge, self.cls_norm, self.cls_head = nn.Identity(), nn.Identity(), nn.Identity()
         self.feature_info = self.feature_info[: take[-1] + 1]
-        self.num_classes = 0
+        if prune_head or prune_norm:
+            self.num_classes = 0
         return take
