@@ -195,8 +195,8 @@ class Piip(TimmApi):
             return self.merge([state.map() for state in states])
         pairs = zip(self.views(), states, strict=True)
         if self.readout == "cls":
-            return tuple(each.normed(state) for each, state in pairs)
-        return tuple(each.normed(State(state.tokens, state.grid)) for each, state in pairs)
+            return [each.normed(state) for each, state in pairs]
+        return [each.normed(State(state.tokens, state.grid)) for each, state in pairs]
 
     def forward_features(self, x: Tensor) -> Any:
         """What classifier or levels read: the merged map or maps, or each branch's tokens after its last norm."""
