@@ -14,6 +14,8 @@ from gradio_client.exceptions import AppError
 from peft import PeftModel
 
 import vision_peft  # noqa: F401 (registers vit_mini)
+from peft_compare.step_times import estimate
+from peft_runs.families import VISION
 from tests.app.conftest import Served, until
 
 TINY = "--model.pretrained false --data.train_size 60 --optim.batch_size 20"
@@ -59,6 +61,15 @@ def test_what_the_page_shows_was_worked_out(real: Served, done: str) -> None:
     shown = httpx.get(f"{real.url}/runs/{done}/files/out/shown.json").json()
     assert (len(shown["classes"]), len(shown["labels"]), shown["tiles"]) == (10, 797, 797)
     assert sum(map(sum, shown["where"]["cells"]["linear_probe"])) == 1290
+
+
+def test_how_long_it_takes_is_known_from_then_on(real: Served, done: str) -> None:
+    run = real.runs.find(done)  # type: ignore[attr-defined]
+    found = estimate(run.path.parent, VISION, run.request.words)
+    result = json.loads((run.out / "linear_probe" / "seed-0" / "result.json").read_text(encoding="utf-8"))
+    assert found.whole
+    assert found.seconds is not None
+    assert found.seconds > 6 * result["step_seconds_median"]
 
 
 @pytest.mark.parametrize(
