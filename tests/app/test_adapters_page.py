@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import sys
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -14,9 +16,10 @@ import trimesh
 from peft import PeftModel
 from playwright.sync_api import Browser, Page, expect
 
+from peft_compare.frame import EXAMPLES
 from tests.app.browser import PATIENCE, Visitor, chromium, missing
 from tests.app.clouds import comparison
-from tests.app.conftest import Served
+from tests.app.conftest import STAND_IN, Served, serving
 from tests.kernels.saved_adapters import CONFIG, WEIGHTS, pictures, saved
 from tests.runs.saved import MODEL
 
@@ -128,6 +131,31 @@ def test_a_cloud_is_turned_and_taken_apart(visitor: Visitor, real: Served, tmp_p
     expect(page.locator("#predictions")).not_to_contain_text("It is labelled")
     assert visitor.findings() == []
     visitor.shot("points")
+
+
+def test_choose_watch_and_look_at_clouds(browser: Browser, tmp_path: Path) -> None:
+    command = (sys.executable, "-S", str(STAND_IN), str(EXAMPLES / "scans"))
+    with serving(tmp_path, command) as served:
+        visitor = Visitor(browser, served.url)
+        page = turn_to(visitor, "Points")
+        expect(page.locator("#points-watched")).to_contain_text("A finished comparison to look at")
+        page.get_by_role("checkbox", name="linear_probe").locator("visible=true").uncheck()
+        page.get_by_role("spinbutton", name="Epochs").locator("visible=true").fill("3")
+        page.locator("#start-points").click()
+        page.wait_for_url(re.compile(r"run=[0-9a-f]{32}"))
+        run: Any = served.runs.find(page.url.rpartition("run=")[2])  # type: ignore[attr-defined]
+        words = " ".join(run.request.words)
+        assert "--recipe scans --methods lora,pointgst" in words
+        assert "--run.epochs 3" in words
+        expect(page.locator("#points-watched .lane")).to_have_count(2)
+        expect(page.locator("#points-compared")).to_contain_text("come when the training is done")
+        (run.path / "go").touch()
+        expect(page.locator("#points-compared table.results tbody tr")).to_have_count(3)  # the stand-in's own result
+        expect(page.locator("#predictions .guess h3")).to_have_count(3)
+        page.locator("#points-compared [data-pin=pointgst]").click()
+        expect(page.locator("#points-closely h3")).to_contain_text(["pointgst: what it takes for what"])
+        visitor.context.close()
+        assert (visitor.errors, visitor.elsewhere) == ([], [])
 
 
 @pytest.mark.parametrize("tab", ["Adapters", "Points"])
