@@ -156,7 +156,7 @@ def test_state_of_another_size_is_refused() -> None:
     ("settings", "match"),
     [
         ({"kernel_num": 9999}, "'layer1.0.conv1' has a spectrum of .* entries, in from 2 to .* groups; .* 9999"),
-        ({"fbm_spatial_group": 7}, "does not divide the 20 channels of 'layer1.0.conv1': the nearest that does is 5"),
+        ({"fbm_spatial_group": 7}, "does not divide the 64 channels of 'layer1.0.conv1': the nearest that does is 8"),
         ({"kernel_nums": 4}, "no setting 'kernel_nums' .did you mean 'kernel_num'"),
     ],
 )
