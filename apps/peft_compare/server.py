@@ -9,6 +9,7 @@ import tempfile
 import threading
 import webbrowser
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import gradio as gr
@@ -41,9 +42,7 @@ class App:
         self.settings = settings
         self.runs = Runs(settings.runs)
         self.queue = queue or Queue(self.runs, settings.limits, settings.jobs)
-        # Uploads pass through a folder of the server's own, not one that other programs share.
-        self.passing = tempfile.TemporaryDirectory(prefix="peft-compare-")
-        os.environ["GRADIO_TEMP_DIR"] = self.passing.name
+        pass_uploads_through_a_folder()
         self.frame = frame.build(settings, self.runs, self.queue, PAGES)
         blocks = self.frame.blocks
         with blocks:
@@ -82,7 +81,15 @@ class App:
         self.queue.close()
         for close in self.frame.closing:
             close()
-        self.passing.cleanup()
+
+
+@cache
+def pass_uploads_through_a_folder() -> tempfile.TemporaryDirectory[str]:
+    """Have Gradio take uploads into a folder of this process alone, which goes with it; all apps of the process share
+    it, since Gradio looks for its name in the environment."""
+    folder = tempfile.TemporaryDirectory(prefix="peft-compare-")
+    os.environ["GRADIO_TEMP_DIR"] = folder.name
+    return folder
 
 
 def serve(settings: Settings, opens: bool = False) -> None:
