@@ -13,9 +13,8 @@ from typing import Any
 
 import timm
 import torch
-from measure import Step, cpu_seconds, peak_bytes, write_results
+from measure import Step, classifying_step, cpu_seconds, peak_bytes, write_results
 from peft import get_peft_model
-from torch.nn import functional as F
 
 import vision_peft as vp
 
@@ -42,17 +41,8 @@ def model_of(name: str) -> Any:
 def step_of(name: str, batch: int) -> Step:
     """One training step of a fresh model."""
     torch.manual_seed(0)
-    model = model_of(name).train()
-    optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4)
-    side = model.default_cfg["input_size"][-1]
-    images, labels = torch.randn(batch, 3, side, side), torch.randint(100, (batch,))
-
-    def step() -> None:
-        F.cross_entropy(model(images), labels).backward()
-        optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
-
-    return step
+    model = model_of(name)
+    return classifying_step(model, batch, model.default_cfg["input_size"][-1])
 
 
 def main() -> None:

@@ -10,8 +10,7 @@ import argparse
 
 import timm
 import torch
-from measure import Step, cpu_seconds, peak_bytes, write_results
-from torch.nn import functional as F
+from measure import Step, classifying_step, cpu_seconds, peak_bytes, write_results
 
 from peft_kernels.registry import method
 
@@ -31,16 +30,7 @@ def step_of(name: str, fields: dict, batch: int) -> Step:
     """One training step of a fresh model with the method attached."""
     torch.manual_seed(0)
     model = method(name).attach(timm.create_model("vit_base_patch16_224", num_classes=100), **fields)
-    optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4)
-    images, labels = torch.randn(batch, 3, 224, 224), torch.randint(100, (batch,))
-    model.train()
-
-    def step() -> None:
-        F.cross_entropy(model(images), labels).backward()
-        optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
-
-    return step
+    return classifying_step(model, batch, 224)
 
 
 def main() -> None:
