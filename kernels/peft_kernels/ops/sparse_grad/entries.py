@@ -13,6 +13,7 @@ from torch import Tensor
 
 SAMPLED_SHARE = 0.15  # measured, see kernels/benchmarks/sparse_grad.py
 BLOCK_ENTRIES = 2**20  # of a dense gradient that exist at once
+SAMPLED_TOKENS = 128  # at once: a sampled product turns both sides, which then stay in the cache
 
 
 def changed(weight: Tensor, index: Tensor, values: Tensor, replace: bool, dtype: torch.dtype) -> Tensor:
@@ -66,8 +67,10 @@ def compressed_rows(values: Tensor, index: Tensor, shape: tuple[int, int]) -> Te
 
 
 def _sampled(gy: Tensor, x: Tensor, index: Tensor) -> Tensor:
-    mask = compressed_rows(gy.new_zeros(len(index)), index, (gy.shape[1], x.shape[1]))
-    return torch.sparse.sampled_addmm(mask, gy.T, x, beta=0.0).values()
+    found = compressed_rows(gy.new_zeros(len(index)), index, (gy.shape[1], x.shape[1]))
+    for part, of_x in zip(gy.split(SAMPLED_TOKENS), x.split(SAMPLED_TOKENS), strict=True):
+        found = torch.sparse.sampled_addmm(found, part.T, of_x)
+    return found.values()
 
 
 @cache
