@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Mapping
-from types import TracebackType
 from typing import Any
 
 from rich.console import Console
@@ -10,11 +9,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from peft_runs import compare_words as words
 from peft_runs.compare_plan import PlannedRun
+from peft_runs.progress import LiveDisplay
 
 SECONDS_BETWEEN_LINES = 30.0
 
 
-class BenchmarkProgress:
+class BenchmarkProgress(LiveDisplay):
     """Progress of `total` cells of `epochs` epochs each."""
 
     def __init__(self, console: Console, total: int, epochs: int, metric: str):
@@ -23,7 +23,6 @@ class BenchmarkProgress:
         self.ended_here = self.kept = 0
         self.began_at = self.said_at = time.monotonic()
         self.rows: dict[PlannedRun, TaskID] = {}
-        self.live: Progress | None = None
         if console.is_terminal:
             self.live = Progress(
                 TextColumn("{task.description}"),
@@ -35,15 +34,6 @@ class BenchmarkProgress:
                 speed_estimate_period=600,
             )
             self.all_row = self.live.add_task("cells", total=total, note="")
-
-    def __enter__(self) -> "BenchmarkProgress":
-        if self.live:
-            self.live.start()
-        return self
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self.live:
-            self.live.stop()
 
     def began(self, run: PlannedRun) -> None:
         """The cell's process was started."""

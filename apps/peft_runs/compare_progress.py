@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from types import TracebackType
 from typing import Any
 
 from rich.console import Console
@@ -11,11 +10,12 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from peft_runs import compare_words as words
 from peft_runs.compare_plan import PlannedRun
+from peft_runs.progress import LiveDisplay
 
 SECONDS_BETWEEN_LINES = 20.0
 
 
-class CompareProgress:
+class CompareProgress(LiveDisplay):
     """Rows of all methods; several seeds of one method share its row.
 
     Args:
@@ -36,7 +36,6 @@ class CompareProgress:
         self.alone_said: set[str] = set()
         self.said_at = time.monotonic()
         self.timed_from: tuple[float, int] | None = None  # when the first step was seen, and how many were done then
-        self.live: Progress | None = None
         if console.is_terminal:
             self.live = Progress(
                 TextColumn("{task.description}"),
@@ -52,15 +51,6 @@ class CompareProgress:
             }
             self.all_row = self.live.add_task("together", total=total and total * len(methods), note="")
             self.alone_row = self.live.add_task("", total=None, start=False, note="", visible=False)
-
-    def __enter__(self) -> "CompareProgress":
-        if self.live:
-            self.live.start()
-        return self
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self.live:
-            self.live.stop()
 
     def began(self, run: PlannedRun) -> None:
         """The run's process was started."""

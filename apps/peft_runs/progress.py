@@ -2,6 +2,7 @@
 
 import time
 from types import TracebackType
+from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -9,12 +10,26 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 SECONDS_BETWEEN_LINES = 30.0
 
 
-class RunProgress:
+class LiveDisplay:
+    """A display within a ``with`` block, if there is a terminal to show it."""
+
+    live: Progress | None = None
+
+    def __enter__(self) -> Self:
+        if self.live:
+            self.live.start()
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self.live:
+            self.live.stop()
+
+
+class RunProgress(LiveDisplay):
     """Progress of one run; other processes than the first show nothing."""
 
     def __init__(self, shown: bool = True):
         self.console = Console(quiet=not shown, soft_wrap=True, highlight=False)
-        self.live: Progress | None = None
         self.bar = None
         self.what = ""
         self.first = (0.0, 0)
@@ -30,15 +45,6 @@ class RunProgress:
                 TextColumn("{task.fields[note]}"),
                 console=self.console,
             )
-
-    def __enter__(self) -> "RunProgress":
-        if self.live:
-            self.live.start()
-        return self
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self.live:
-            self.live.stop()
 
     def say(self, line: str) -> None:
         """One line that stays."""
