@@ -65,6 +65,24 @@ def test_rank_deficient_matrices_have_the_gradient_of_least_norm(dtype: torch.dt
     assert norm == 0
 
 
+@pytest.mark.parametrize("factor", [1e-22, 1e-15, 1e10, 1e30])
+def test_a_factor_changes_the_norm_alone(factor: float) -> None:
+    values, index = sparse((90, 300), 0.3)
+    expected, sigma = reference(values.double(), index, (90, 300))
+    found, norm = nuclear_subgradient(values * factor, index, (90, 300))
+    torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-5)
+    assert norm.item() == pytest.approx(factor * sigma.sum().item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_what_is_no_number_is_refused_in_a_sentence(bad: float, dtype: torch.dtype) -> None:
+    values, index = sparse((9, 7), 0.6, dtype)
+    values[3] = bad
+    with pytest.raises(ValueError, match="9 × 7 matrix needs finite values; found NaN or infinity among its"):
+        nuclear_subgradient(values, index, (9, 7))
+
+
 @pytest.mark.parametrize("poles", [1, 2, 3, 5])
 @pytest.mark.parametrize("ratio", [0.9, 0.1, 5e-3])
 def test_the_rational_function_is_as_near_as_it_says_and_none_is_nearer(ratio: float, poles: int) -> None:
@@ -85,7 +103,7 @@ def spread(side: int, smallest: float, dtype: torch.dtype = torch.float32) -> tu
 
 
 @pytest.mark.parametrize("smallest", [2.9, 1.0, 0.3, 0.03])
-@pytest.mark.parametrize("side", [5, 66, 300])
+@pytest.mark.parametrize("side", [1, 2, 5, 66, 300])
 def test_inverse_root_of_a_well_conditioned_matrix(side: int, smallest: float) -> None:
     gram, expected = spread(side, smallest)
     root = inverse_root(gram)

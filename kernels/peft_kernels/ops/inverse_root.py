@@ -6,6 +6,8 @@ and inverse, ``n³`` multiplications; three of them are exact to 1e-5 where eige
 An eigendecomposition takes some nine ``n³``, half of them matrix times vector.
 """
 
+import math
+
 import numpy as np
 import torch
 from jaxtyping import Float
@@ -20,6 +22,10 @@ PROBES, MISSED = 4, 1e-4  # random vectors that the root is tried on, and the re
 
 def inverse_root(gram: Float[Tensor, "side side"]) -> Float[Tensor, "side side"] | None:
     """``G^(-1/2)``, or ``None`` for a matrix that `MOST_POLES` are too few for (condition numbers above some 200)."""
+    size, limits = float(gram.diagonal().amax()), torch.finfo(gram.dtype)
+    if not limits.tiny / limits.eps < size < math.inf:  # below that its entries have lost digits
+        return None
+    gram = gram / size  # squares of its entries, which norms add up, may be beyond the type
     low, high = extreme_eigenvalues(gram)
     low, high = BELOW * low, ABOVE * high
     found = _fewest_poles(low / high) if low > 0 else None
@@ -36,7 +42,7 @@ def inverse_root(gram: Float[Tensor, "side side"]) -> Float[Tensor, "side side"]
     root.mul_(high**-0.5)
     probes = _random(gram, PROBES)
     residual = root @ (gram @ (root @ probes)) - probes
-    return root if bool(residual.norm() <= MISSED * probes.norm()) else None
+    return root.mul_(size**-0.5) if bool(residual.norm() <= MISSED * probes.norm()) else None
 
 
 def extreme_eigenvalues(gram: Float[Tensor, "side side"]) -> tuple[float, float]:
@@ -44,14 +50,14 @@ def extreme_eigenvalues(gram: Float[Tensor, "side side"]) -> tuple[float, float]
     vector = _random(gram, 1).squeeze(1)
     vector, before, beta = vector / vector.norm(), torch.zeros_like(vector), gram.new_zeros(())
     diagonal, beside = [], []
-    for _ in range(STEPS):
+    for _ in range(min(STEPS, len(gram))):
         image = gram @ vector - beta * before
         diagonal.append(image @ vector)
         image -= diagonal[-1] * vector
         beta = image.norm()
         beside.append(beta)
         before, vector = vector, image / beta.clamp_min(torch.finfo(beta.dtype).tiny)
-    off = torch.diag(torch.stack(beside[:-1]), 1)
+    off = torch.diag(torch.stack(beside)[:-1], 1)
     tridiagonal = torch.diag(torch.stack(diagonal)) + off + off.T
     values = torch.linalg.eigvalsh(tridiagonal.double().cpu()).tolist()
     return max(values[0], 0.0), values[-1]

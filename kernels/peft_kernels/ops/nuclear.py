@@ -35,7 +35,15 @@ def nuclear_subgradient(
         values: of the entries, float32 or float64; all others are 0.
         index: flat, row-major places, ascending.
         shape: of the matrix.
+
+    Raises:
+        ValueError: a value is infinite or none.
     """
+    if not bool(values.isfinite().all()):
+        raise ValueError(
+            f"the nuclear norm of a {shape[0]} × {shape[1]} matrix needs finite values; found NaN or infinity among "
+            f"its {len(values)} entries: training may have diverged"
+        )
     if values.dtype == torch.float64:  # a Gram matrix in float64 would lose half of its digits
         gradient = reference(values, index, shape)[0]
     else:  # on a GPU, products of float32 may be rounded to ten bits: see torch.set_float32_matmul_precision
