@@ -197,6 +197,40 @@ def test_autocast_keeps_parameters_and_is_near(precision, near):
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
 
 
+CONV = ("convnext_atto", 64, {"depths": (1, 1, 2, 1), "dims": (32, 32, 32, 32)})
+
+
+@pytest.mark.parametrize("readout", ["patch0", "mean"])
+def test_readouts_of_a_convolutional_branch(readout):
+    model, x = tiny([*branches((32,), (64,)), CONV], readout=readout, n_interactions=3), pictures()
+    seen = model.branch2.forward_features(x)
+    seen = seen.mean((2, 3), keepdim=True) if readout == "mean" else seen[..., :1, :1]
+    given = model.forward_head(model.forward_features(x), pre_logits=True)[:, 64:]
+    assert torch.allclose(given, model.branch2.head(seen, pre_logits=True), atol=1e-5)
+    assert model(x).shape == (2, 5)
+
+
+def test_sizes_follow_the_last_in_multiples_of_each_branchs_stride():
+    small: dict[str, Any] = {"embed_dim": 32, "depth": 3, "num_heads": 2}
+    dino = [("vit_small_patch14_dinov2", size, small) for size in (112, 224)]
+    assert tiny(dino, img_size=280).layout.sizes == [(140, 140), (280, 280)]
+    assert tiny([CONV, *branches((128,), (32,))], img_size=160).layout.sizes == [(64, 64), (160, 160)]
+    mini: Any = timm.create_model("piip_mini", img_size=48)
+    assert mini.layout.sizes == [(24, 24), (48, 48)]
+    assert mini(pictures(48, 48)).shape == (2, 10)
+
+
+def test_any_size_beside_branches_that_take_any():
+    model = tiny([*branches((32,), (64,)), CONV], dynamic_img_size=True)
+    assert model(pictures(96, 128)).shape == (2, 5)
+
+
+@pytest.mark.parametrize("output", ["separate", "merged", "dense"])
+def test_no_pictures_give_no_outputs(output):
+    found = tiny(output=output)(pictures(count=0))
+    assert [len(each) for each in found] == [0] * 4 if output == "dense" else found.shape == (0, 5)
+
+
 REFUSED = [
     (
         {"branches": branches()[::-1]},
@@ -208,6 +242,13 @@ REFUSED = [
     ({"branches": [("resnet18", 64), *branches()[1:]]}, "must be one of timm's VisionTransformer, Eva, Beit, ConvNeXt"),
     ({"branches": branches(patch_drop_rate=0.5)}, "patch_drop_rate"),
     ({"deform_num_heads": 6}, "deform_num_heads must divide .* 64 .* found 6, and the nearest that does is 4"),
+    ({"branches": ["vit_tiny_patch16_224", *branches()[1:]]}, "a branch is a timm model's name.* found 'vit_tiny"),
+    ({"branches": [("vit_tiny_patch16_224", "32"), *branches()[1:]]}, r"such as .* 224\); found \('vit_tiny.*'32'\)"),
+    ({"branches": [("vit_tiny_patch16_224",)]}, "a branch is a timm model's name"),
+    ({"branches": [("beit_base_patch16_224", 32), *branches()[1:]], "dynamic_img_size": True}, "any size; beit_base"),
+    ({"drop_path_rate": 1.5}, r"drop_path_rate must be in \[0, 1\); found 1.5"),
+    ({"interaction_indexes": [[0, 2]] * 3}, r"pairs of blocks, .* such as \[\[0, 2\]\]; found \[0, 2\]"),
+    ({"interaction_indexes": [[]] * 3}, r"pairs of blocks, .*; found \[\]"),
     ({"n_interactions": 4}, "from 1 to the 3 blocks of vit_tiny_patch16_224; found 4"),
     ({"interaction_indexes": [[[0, 2]], [[0, 2]], [[0, 1], [2, 2]]]}, r"same length; found lengths \[1, 1, 2\]"),
     ({"interaction_indexes": [[[0, 2]], [[0, 2]], [[1, 2]]]}, r"without gaps.* found \[1, 2\]"),

@@ -7,6 +7,7 @@ import timm
 import torch
 from peft import PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
+from timm.models import group_parameters
 from timm.optim import param_groups_layer_decay
 
 from vision_peft import interactions_config
@@ -115,6 +116,13 @@ def test_features_of_a_classifier_are_the_branches_maps():
     assert len(part.model.branch1.blocks) == len(part.model.interactions) == 2
 
 
+def test_maps_come_in_the_order_asked_for():
+    given = tiny(HYBRIDS["conv, vit"], n_interactions=5, features_only=True, out_indices=(3, 1))
+    assert [(each.shape[1], 96 // each.shape[2]) for each in given(pictures(96, 96))] == list(
+        zip(given.feature_info.channels(), given.feature_info.reduction(), strict=True)
+    )
+
+
 @pytest.mark.parametrize("output", ["separate", "merged"])
 def test_pruned_behind_the_last_map_a_classifier_stays_what_it_is(output):
     model, x = opened(tiny(output=output)), pictures()
@@ -153,7 +161,17 @@ def test_layer_decay_knows_every_parameter():
     assert scale[id(named["branch1.blocks.0.attn.qkv.weight"])] < scale[id(named["branch2.blocks.2.attn.qkv.weight"])]
     new = [p for n, p in named.items() if not n.startswith("branch")]
     assert {scale[id(p)] for p in new} == {1.0}
+    assert scale[id(named["branch1.blocks.2.attn.qkv.weight"])] == 0.5
     assert all(decay[id(p)] == 0 for n, p in named.items() if p.ndim < 2 or "pos_embed" in n)
+
+
+def test_layers_are_counted_by_their_place_in_their_branch():
+    deep, shallow = branches((32,), (64,), depth=6), branches((64,), (32,), depth=3)
+    model = tiny([*deep, *shallow])
+    layers = group_parameters(model, model.group_matcher(), reverse=True)
+    found = [[layers[f"branch{j}.blocks.{i}.norm1.weight"] for i in range(n)] for j, n in ((1, 6), (2, 3))]
+    assert found == [[1, 2, 3, 4, 5, 6], [2, 4, 6]]
+    assert layers["branch2.head.weight"] == layers["interactions.0.interaction_units_12.branch2to1_proj.weight"] == 7
 
 
 def test_checkpointing_changes_no_gradient():
@@ -187,6 +205,8 @@ def test_released_names_are_understood_and_other_pyramids_refused(tmp_path):
     other = tiny(branches((48, 48, 64), init_values=1.0), output="merged")
     with pytest.raises(ValueError, match=r"of another pyramid than .* at 64×64 with 3 segments: branch1.pos_embed is"):
         timm.models.load_checkpoint(other, str(tmp_path / "pyramid.safetensors"))
+    with pytest.raises(ValueError, match="it has 3 branches and 1 interactions, this one 3 and 2"):
+        tiny().load_state_dict(tiny(n_interactions=2).state_dict())
     with pytest.raises(ValueError, match=r"none of its 1 tensors is here, the first being conv1\.weight"):
         checkpoint_filter_fn({"conv1.weight": torch.zeros(1)}, fresh)
 

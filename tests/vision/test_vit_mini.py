@@ -35,6 +35,15 @@ def test_other_sizes_of_pictures() -> None:
     assert [tuple(found.shape) for found in maps(torch.randn(1, 3, 48, 48))] == [(1, 128, 12, 12)] * 2
 
 
+def test_pictures_that_are_not_square_and_of_any_size() -> None:
+    fixed: Any = timm.create_model("vit_mini", pretrained=True, img_size=(32, 48)).eval()
+    free: Any = timm.create_model("vit_mini", pretrained=True, dynamic_img_size=True).eval()
+    x = torch.randn(2, 3, 32, 48)
+    torch.testing.assert_close(free(x), fixed(x), rtol=0, atol=1e-3)  # positions resized in half precision, as stored
+    with pytest.raises(ValueError, match=r"multiples of 4, but the pictures have \(32, 46\)"):
+        free(x[..., :46])
+
+
 def test_shapes() -> None:
     model: Any = timm.create_model("vit_mini", num_classes=7).eval()
     x = torch.randn(2, 3, 32, 32)

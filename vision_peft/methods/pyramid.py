@@ -15,7 +15,8 @@ from vision_peft.models.piip import Piip
 def interactions_config(model: nn.Module, **settings: Any) -> FullConfig:
     """A configuration for ``get_peft_model`` that trains all but the branches: interactions, merge and classifiers.
 
-    The adapter's file holds these alone; with the adapter disabled, or unloaded, the model is the pyramid as it was.
+    The adapter's file holds these alone; with the adapter disabled the model is the pyramid as it was. Unloaded it is
+    so but for its classifiers: as with any method, PEFT leaves the trained ones.
 
     Args:
         model: a pyramid.

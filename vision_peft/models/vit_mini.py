@@ -27,23 +27,27 @@ class ConvStem(nn.Module):
 
     def __init__(
         self,
-        img_size: int = 32,
+        img_size: int | tuple[int, int] = 32,
         in_chans: int = 3,
         embed_dim: int = 128,
+        strict_img_size: bool = True,
+        output_fmt: str = "NLC",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         **_: Any,
     ):
         super().__init__()
         dd: dict[str, Any] = {"device": device, "dtype": dtype}
-        if img_size % 4:
+        height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
+        if height % 4 or width % 4:
             raise ValueError(
                 f"vit_mini's stem halves the picture twice: img_size must be a multiple of 4, not {img_size}"
             )
-        self.img_size = (img_size, img_size)
+        self.img_size = (height, width)
         self.patch_size = (4, 4)
-        self.grid_size = (img_size // 4, img_size // 4)
+        self.grid_size = (height // 4, width // 4)
         self.num_patches = self.grid_size[0] * self.grid_size[1]
+        self.strict_img_size, self.output_fmt = strict_img_size, output_fmt
         half = embed_dim // 2
         self.stem = nn.Sequential(
             nn.Conv2d(in_chans, half, 3, stride=2, padding=1, bias=False, **dd),
@@ -64,10 +68,14 @@ class ConvStem(nn.Module):
         return img_size[0] // 4, img_size[1] // 4
 
     def forward(self, x: Tensor) -> Tensor:
-        """Tokens `[N, L, embed_dim]` of pictures `[N, 3, H, W]`."""
-        if tuple(x.shape[-2:]) != self.img_size:
-            raise ValueError(f"vit_mini takes {self.img_size} pixels, but the pictures have {tuple(x.shape[-2:])}")
-        return self.proj(self.stem(x)).flatten(2).transpose(1, 2)
+        """Tokens `[N, L, embed_dim]` of pictures `[N, 3, H, W]`; `[N, rows, columns, embed_dim]` of any size's."""
+        size = tuple(x.shape[-2:])
+        if self.strict_img_size and size != self.img_size:
+            raise ValueError(f"vit_mini takes {self.img_size} pixels, but the pictures have {size}")
+        if size[0] % 4 or size[1] % 4:
+            raise ValueError(f"vit_mini takes sides that are multiples of 4, but the pictures have {size}")
+        x = self.proj(self.stem(x))
+        return x.movedim(1, -1) if self.output_fmt == "NHWC" else x.flatten(2).transpose(1, 2)
 
 
 default_cfgs = generate_default_cfgs(

@@ -89,7 +89,7 @@ class DeformableAttention(nn.Module):
         value = self.value_proj(features).unflatten(-1, (self.heads, -1))
         exact = torch.promote_types(query.dtype, torch.float32)  # half precision loses parts of a cell
         offsets = self.sampling_offsets(query).to(exact).view(*shape, 2)
-        weights = self.attention_weights(query).to(exact).view(batch, queries, self.heads, -1).softmax(-1).view(shape)
+        weights = self.attention_weights(query).to(exact).unflatten(-1, (self.heads, -1)).softmax(-1).view(shape)
         cells = torch.tensor([(w, h) for h, w in grids], dtype=exact, device=query.device)
         centres = reference_points(grid, exact, query.device)[:, :, :, None, None]
         return self.output_proj(deformable_attention(value, grids, centres + offsets / cells[:, None], weights))

@@ -116,6 +116,10 @@ class Transformer:
         """All tokens after the last norm: what the model's own ``forward_head`` takes."""
         return self.model.norm(state.sequence())
 
+    def block_names(self) -> list[str]:
+        """Of the blocks, as its parameters have them."""
+        return [f"blocks.{index}" for index in range(self.depth)]
+
     def keep_blocks(self, count: int) -> None:
         """Drop the blocks after the first ``count``."""
         self.model.blocks = self.model.blocks[:count]
@@ -198,6 +202,10 @@ class Convolutional(Transformer):
     @property
     def widths(self) -> list[int]:
         return [width for _, width, _ in self._blocks()]
+
+    def block_names(self) -> list[str]:
+        known = {module: name for name, module in self.model.named_modules()}
+        return [known[block] for block, _, _ in self._blocks()]
 
     @property
     def strides(self) -> list[int]:

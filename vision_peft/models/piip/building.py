@@ -11,13 +11,12 @@ import timm
 import torch
 from timm.layers import resample_abs_pos_embed, resample_patch_embed
 from timm.models import is_model
-from timm.models.convnext import ConvNeXt
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from peft_kernels.config import nearest
 
-from .branches import view
+from .branches import BeitTransformer, Transformer, view
 from .interaction import InteractionSpec
 from .layout import Size
 from .pyramid import Piip
@@ -75,30 +74,36 @@ def build(
         ValueError: an unknown name or setting, or what `Piip` refuses.
     """
     _check_settings(settings)
-    given = [(each[0], each[1], dict(each[2]) if len(each) > 2 else {}) for each in branches]
+    given = entries(branches)
     for name, _, _ in given:
         if not is_model(name.partition(".")[0]):
             raise ValueError(f"timm has no model {name!r}{nearest(name, timm.list_models())}")
-    sides = list(sizes) if sizes is not None else scaled_sizes([size for _, size, _ in given], img_size)
+    shapes = [_outline(name, {**own, **(branch_args or {})}) for name, _, own in given]
+    strides = [each.strides[-1] for each in shapes]
+    sides = list(sizes) if sizes is not None else scaled_sizes([size for _, size, _ in given], img_size, strides)
     if len(sides) != len(given):
         raise ValueError(f"sizes must have one entry for each of the {len(given)} branches; found {list(sides)}")
     rates = [drop_path_rate] * len(given) if isinstance(drop_path_rate, (int, float)) else list(drop_path_rate)
     if len(rates) != len(given):
         raise ValueError(f"drop_path_rate must be one number or one for each branch; found {rates}")
+    if not all(0 <= rate < 1 for rate in rates):
+        raise ValueError(f"drop_path_rate must be in [0, 1); found {drop_path_rate!r}")
     output = settings.get("output", "separate")
     if class_token is False and output == "separate":
         raise ValueError(
             "class_token=False needs output='merged' or 'dense'; separate classifiers read the class token"
         )
     made = []
-    for (name, _, own), size, rate in zip(given, sides, rates, strict=True):
+    for (name, _, own), shape, size, rate in zip(given, shapes, sides, rates, strict=True):
         arguments = {"num_classes": num_classes, "in_chans": in_chans, "device": device, "dtype": dtype}
         arguments |= {**own, **(branch_args or {})}
-        if dynamic_img_size:
-            arguments["dynamic_img_size"] = True
+        if not shape.in_stages:  # the others take any size
+            arguments |= {"img_size": size, **({"dynamic_img_size": True} if dynamic_img_size else {})}
+            if dynamic_img_size and isinstance(shape, BeitTransformer):
+                raise ValueError(f"dynamic_img_size needs branches that take any size; {name} does not")
         if global_pool is not None:
             arguments["global_pool"] = global_pool
-        made.append(_branch(name, size, arguments, pretrained_branches, antialias))
+        made.append(_branch(name, arguments, pretrained_branches, antialias))
         view(made[-1]).set_drop_path(rate)
         if class_token is False or (class_token is None and output == "dense"):
             view(made[-1]).drop_class_token()
@@ -115,35 +120,49 @@ def _check_settings(settings: Mapping[str, Any]) -> None:
             raise UnknownSettingError(f"a pyramid has no setting {name!r}{nearest(name, known)}")
 
 
-def scaled_sizes(sizes: Sequence[Any], img_size: int | Size | None, multiple: int = 16) -> list[Any]:
-    """The sizes in the same proportions with ``img_size`` as the last, rounded to multiples of a patch."""
+def entries(branches: Sequence[BranchSpec]) -> list[tuple[str, int | Size, dict[str, Any]]]:
+    """Name, size and arguments of each branch; raise a ValueError where an entry is none."""
+    found = []
+    for each in branches:
+        name, size, own = (*each, {})[:3] if isinstance(each, (tuple, list)) and len(each) in (2, 3) else (None,) * 3
+        sides = size if isinstance(size, (tuple, list)) else (size, size)
+        known = isinstance(name, str) and isinstance(own, Mapping) and len(sides) == 2
+        if not known or not all(isinstance(side, int) for side in sides):
+            raise ValueError(
+                "a branch is a timm model's name, the side (or height and width) of its pictures and, if need be, a "
+                f"dict of arguments, such as ('vit_small_patch16_224', 224); found {each!r}"
+            )
+        found.append((name, size, dict(own)))
+    return found
+
+
+def scaled_sizes(sizes: Sequence[Any], img_size: int | Size | None, strides: Sequence[int]) -> list[Any]:
+    """The sizes in the same proportions with ``img_size`` as the last, rounded to multiples of each branch's stride."""
     pairs = [(size, size) if isinstance(size, int) else tuple(size) for size in sizes]
     last = (img_size, img_size) if isinstance(img_size, int) else img_size
-    if last is None or tuple(last) == pairs[-1]:
+    if last is None or not pairs or tuple(last) == pairs[-1]:
         return list(sizes)
     near = [
         tuple(
-            max(1, round(side * new / old / multiple)) * multiple
+            max(1, round(side * new / old / stride)) * stride
             for side, new, old in zip(own, last, pairs[-1], strict=True)
         )
-        for own in pairs[:-1]
+        for own, stride in zip(pairs[:-1], strides, strict=False)
     ]
     return [*near, tuple(last)]
 
 
-def _branch(name: str, size: Any, arguments: dict[str, Any], pretrained: bool, antialias: bool) -> nn.Module:
-    try:
-        model = timm.create_model(name, img_size=size, **arguments)
-    except TypeError as error:
-        if "img_size" not in str(error):
-            raise
-        model = timm.create_model(name, **arguments)  # convolutional: takes any size
+def _outline(name: str, own: Mapping[str, Any]) -> Transformer:
+    """The branch without memory: what it is and how coarse."""
+    return view(timm.create_model(name, **{**own, "device": "meta"}))
+
+
+def _branch(name: str, arguments: dict[str, Any], pretrained: bool, antialias: bool) -> nn.Module:
+    model = timm.create_model(name, **arguments)
     if not pretrained:
         return model
-    if isinstance(model, ConvNeXt):
-        return timm.create_model(name, pretrained=True, **arguments)
     if not isinstance(model, VisionTransformer):
-        return timm.create_model(name, pretrained=True, img_size=size, **arguments)
+        return timm.create_model(name, pretrained=True, **arguments)
     plain = {key: arguments[key] for key in ("num_classes", "in_chans", "device", "dtype")}
     adopt(model, timm.create_model(name, pretrained=True, **plain), antialias)
     return model

@@ -215,8 +215,11 @@ class Piip(TimmApi):
     def _read(self, model: Any, x: Tensor, pre_logits: bool) -> Tensor:
         if self.readout == "cls":
             return model.forward_head(x, pre_logits=pre_logits)
-        x = x.flatten(2).mT if x.ndim == 4 else x
-        x = model.head_drop(model.fc_norm(x[:, 0] if self.readout == "patch0" else x.mean(1)))
+        first = self.readout == "patch0"
+        if x.ndim == 4:  # a convolutional branch's head norms what it has pooled
+            x = x[..., :1, :1] if first else x.mean((2, 3), keepdim=True)
+            return model.forward_head(x, pre_logits=pre_logits)
+        x = model.head_drop(model.fc_norm(x[:, 0] if first else x.mean(1)))
         return x if pre_logits else model.head(x)
 
     def forward(self, x: Tensor) -> Any:

@@ -14,7 +14,7 @@ from timm.models import build_model_with_cfg, register_model
 from timm.models._registry import generate_default_cfgs
 from torch import nn
 
-from .building import BranchSpec, build
+from .building import BranchSpec, build, entries
 from .pyramid import Piip
 from .released import checkpoint_filter_fn
 
@@ -97,7 +97,7 @@ def pyramid(branches: Sequence[BranchSpec], pretrained: bool = False, **settings
     Raises:
         ValueError: branches out of order, sizes that they cannot take, heads that do not divide their widths.
     """
-    size = branches[-1][1] if branches else 0
+    size = entries(branches)[-1][1] if branches else 0
     side = size if isinstance(size, int) else size[0]
     cfg = {**_cfg(len(branches), side, True), "fixed_input_size": False, "license": ""}
     if not isinstance(size, int):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn
 
 from torch import Tensor, nn
@@ -51,6 +51,20 @@ def before_loading(model: nn.Module, state: dict[str, Any], prefix: str, *_: Any
     for name in [name for name in state if name.startswith(prefix)]:
         state[prefix + released_name(name.removeprefix(prefix))] = state.pop(name)
     check_shapes({name.removeprefix(prefix): state[name] for name in state if name.startswith(prefix)}, model)
+
+
+def check_parts(state: Iterable[str], model: nn.Module) -> None:
+    """Raise a ValueError where a state has other branches or interactions."""
+    there, here = _parts(state), _parts(model.state_dict())
+    if any(there) and there != here:
+        _refuse(model, "it has {} branches and {} interactions, this one {} and {}".format(*there, *here))
+
+
+def _parts(names: Iterable[str]) -> tuple[int, int]:
+    """How many branches and interactions have tensors of these names."""
+    starts = {found[0] for found in (re.match(r"branch\d+|interactions\.\d+", name) for name in names) if found}
+    branches = sum(start.startswith("branch") for start in starts)
+    return branches, len(starts) - branches
 
 
 def _refuse(model: nn.Module, what: str) -> NoReturn:

@@ -29,8 +29,14 @@ def check_segments(given: Sequence[Sequence[Sequence[int]]], depths: Sequence[in
             f"found lengths {found}"
         )
     for own, depth, name in zip(given, depths, names, strict=True):
+        pairs = [part for part in own if isinstance(part, Sequence) and len(part) == 2]
+        if not own or len(pairs) < len(own):
+            raise ValueError(
+                f"interaction_indexes of {name} must be pairs of blocks, the first and last of each segment, such as "
+                f"[[0, {depth - 1}]]; found {list(own)}"
+            )
         end = -1
-        for first, last in own:
+        for first, last in pairs:
             if first != end + 1 or last < end or last >= depth:
                 raise ValueError(
                     f"interaction_indexes of {name} must run through blocks 0 to {depth - 1} without gaps, "

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import math
+import re
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from timm.layers import trunc_normal_
 from timm.models._features import feature_take_indices
 from torch import nn
+
+from .released import check_parts
 
 
 class TimmApi(nn.Module):
@@ -34,6 +39,16 @@ class TimmApi(nn.Module):
                 each.model.eval()
         return self
 
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """As any module's.
+
+        Raises:
+            ValueError: the state is of another pyramid.
+        """
+        if strict:
+            check_parts(state_dict, self)
+        return super().load_state_dict(state_dict, strict, assign)
+
     def no_weight_decay(self) -> set[str]:
         """Parameters without decay: those the branches name, gates and the merge's scalars."""
         found = {n for n, p in self.named_parameters() if n.endswith("_gamma") or not p.ndim}
@@ -42,17 +57,28 @@ class TimmApi(nn.Module):
             found |= {f"branch{j}.{name}" for name in own}
         return found
 
-    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Parameter groups for layer decay: embeddings, blocks of all branches by their index, then all that is new."""
-        return {
-            "stem": r"^branch\d+\.(?:cls_token|dist_token|reg_token|pos_embed|patch_embed|norm_pre|stem)",
-            "blocks": [
-                (r"^branch\d+\.blocks\.(\d+)", None),
-                (r"^branch\d+\.stages\.(\d+)\.downsample", (0,)),
-                (r"^branch\d+\.stages\.(\d+)\.blocks\.(\d+)", None),
-                (r"^(?:branch\d+\.(?:norm|fc_norm|head)|interactions|merge|levels|cls_)", (99999,)),
-            ],
+    def group_matcher(self, coarse: bool = False) -> Callable[[str], float]:
+        """A parameter's layer, for layer decay: embeddings, blocks by their place in their branch's depth, what is new.
+
+        Of 24 blocks beside 12, every second is of the layer of one of the 12, as the authors have it.
+        """
+        views = self.views()
+        deepest = max(each.depth for each in views)
+        layers = {
+            f"branch{j}.{name}.": math.ceil((index + 1) * deepest / each.depth)
+            for j, each in enumerate(views, 1)
+            for index, name in enumerate(each.block_names())
         }
+        stem = re.compile(r"branch\d+\.(?:cls_token|dist_token|reg_token|pos_embed|patch_embed|norm_pre|stem)")
+        norm = re.compile(r"branch\d+\.(?:norm|fc_norm)\.")
+
+        def layer(name: str) -> float:
+            found = re.match(r"branch\d+\.(?:blocks\.\d+|stages\.\d+\.(?:downsample|blocks\.\d+))\.", name)
+            if found:
+                return layers[found[0]]
+            return 0 if stem.match(name) else deepest if norm.match(name) else math.inf
+
+        return layer
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Compute segments and interactions again for the backward pass instead of keeping what they hold."""
@@ -103,7 +129,7 @@ class TimmApi(nn.Module):
             del own[count:]
         if self.output == "merged" and prune_head:
             self.merge, self.cls_norm, self.cls_head = nn.Identity(), nn.Identity(), nn.Identity()
-        self.feature_info = self.feature_info[: take[-1] + 1]
+        self.feature_info = self.feature_info[: max(take) + 1]
         if prune_head or prune_norm:
             self.num_classes = 0
         return take
