@@ -258,6 +258,7 @@ def test_layers_that_cannot_be_adapted(layer: Any, match: str) -> None:
     ("fields", "match"),
     [
         ({"kernel_num": 1}, "kernel_num"),
+        ({"kernel_num": 2.5}, "kernel_num must be an integer of at least 2, or None; found 2.5"),
         ({"kernel_temp": 0.0}, "kernel_temp"),
         ({"att_multi": -1.0}, "att_multi"),
         ({"ksm_global_act": "softmax"}, "ksm_global_act"),

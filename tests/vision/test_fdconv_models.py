@@ -158,9 +158,10 @@ def test_state_of_another_size_is_refused() -> None:
         ({"kernel_num": 9999}, "'layer1.0.conv1' has a spectrum of .* entries, in from 2 to .* groups; .* 9999"),
         ({"fbm_spatial_group": 7}, "does not divide the 64 channels of 'layer1.0.conv1': the nearest that does is 8"),
         ({"kernel_nums": 4}, "no setting 'kernel_nums' .did you mean 'kernel_num'"),
+        ("spectral", "must be a dict of FdconvConfig's settings; found 'spectral'"),
     ],
 )
-def test_settings_that_do_not_fit_are_refused_with_the_nearest(settings: dict[str, Any], match: str) -> None:
+def test_settings_that_do_not_fit_are_refused_with_the_nearest(settings: Any, match: str) -> None:
     with pytest.raises(ValueError, match=match):
         small("fdconv_resnet18", fdconv=settings)
 

@@ -50,6 +50,8 @@ def _create(
     name: str, plain: Callable[..., nn.Module], pretrained: bool, settings: Mapping[str, Any], **fixed: Any
 ) -> Any:
     def build(fdconv: Mapping[str, Any] | None = None, **kwargs: Any) -> nn.Module:
+        if not isinstance(fdconv or {}, Mapping):
+            raise ValueError(f"fdconv must be a dict of FdconvConfig's settings; found {fdconv!r}")
         known = [field.name for field in fields(FdconvConfig)]
         for given in fdconv or ():
             if given not in known:

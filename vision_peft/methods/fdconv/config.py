@@ -94,8 +94,9 @@ class FdconvConfig(MethodConfig):
         choices(self, "fbm_mask", MASKS)
         choices(self, "freq_order", ORDERS)
         choices(self, "init", ("identity", "official"))
-        require(self.kernel_num is None or self.kernel_num >= 2, self, "kernel_num", "at least 2, or None")
-        require(self.param_ratio >= 1, self, "param_ratio", "at least 1")
+        whole = self.kernel_num is None or (isinstance(self.kernel_num, int) and self.kernel_num >= 2)
+        require(whole, self, "kernel_num", "an integer of at least 2, or None")
+        require(isinstance(self.param_ratio, int) and self.param_ratio >= 1, self, "param_ratio", "an integer >= 1")
         if self.mode == "frozen_base":
             require(self.param_ratio == 1, self, "param_ratio", "1 with mode='frozen_base' (there is one weight)")
         require(0 < self.reduction <= 1, self, "reduction", "above 0 and at most 1")
@@ -104,7 +105,8 @@ class FdconvConfig(MethodConfig):
         require(self.att_multi > 0, self, "att_multi", "above 0")
         cuts = list(self.fbm_k_list)
         require(bool(cuts) and cuts == sorted(set(cuts)) and cuts[0] > 1, self, "fbm_k_list", "ascending, above 1")
-        require(self.fbm_spatial_group >= 1, self, "fbm_spatial_group", "at least 1")
+        counted = isinstance(self.fbm_spatial_group, int) and self.fbm_spatial_group >= 1
+        require(counted, self, "fbm_spatial_group", "an integer >= 1")
         odd = self.fbm_spatial_kernel % 2 == 1 and self.fbm_spatial_kernel > 0
         require(odd, self, "fbm_spatial_kernel", "odd and above 0")
         if self.att_multi != 2:
