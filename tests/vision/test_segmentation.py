@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import Tensor
 from peft_kernels.data_errors import DataError, UnknownNameError
 from vision_peft.data import open_split
 from vision_peft.data.masks import Collages, MaskFolder, PreparedMasks, Scenes
+from vision_peft.data.pictures import Subset
 from vision_peft.tasks import Segmentation
 from vision_peft.tasks.segmentation import MaskDataSpec, SegmenterSpec
 
@@ -77,6 +79,45 @@ def test_a_folder_of_masks(tmp_path: Path) -> None:
         MaskFolder(tmp_path, "val")
 
 
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        (("train/masks/0.png", b"none"), r"0\.png is not a readable mask"),
+        (("classes.txt", b"thing\nthing\n"), r"a class a line, each once; found \['thing', 'thing'\]"),
+        (("classes.txt", b"\n"), r"a class a line, each once; found \[\]"),
+    ],
+)
+def test_files_that_are_none_are_named(what: tuple[str, bytes], message: str, tmp_path: Path) -> None:
+    (masks(tmp_path, [1]) / what[0]).write_bytes(what[1])
+    with pytest.raises(DataError, match=message):
+        MaskFolder(tmp_path, "train").pair(0, 0)
+
+
+def test_a_mask_is_as_large_as_its_picture(tmp_path: Path) -> None:
+    Image.new("L", (30, 40), 1).save(masks(tmp_path, [1]) / "train" / "masks" / "0.png")
+    with pytest.raises(DataError, match=r"0\.png is 30×40 pixels and its picture 0\.jpg 40×30"):
+        MaskFolder(tmp_path, "train").pair(0, 0)
+
+
+def test_pixels_that_do_not_count_teach_and_judge_nothing(tmp_path: Path) -> None:
+    data = MaskDataSpec(name="folder", root=str(masks(tmp_path, [255])), side=8)
+    task = Segmentation(SegmenterSpec(), data, 0)
+    batch = {"image": torch.zeros(1, 3, 8, 8), "classes": torch.full((1, 8, 8), 255)}
+
+    def model(image: Tensor) -> Tensor:
+        return torch.zeros(1, 2, 8, 8)
+
+    assert task.loss(model, batch) == 0
+    with pytest.raises(DataError, match="no pixel of the pictures to test on counts: all are 255"):
+        task.figures(task.evaluate(model, [batch]))
+
+
+def test_collages_need_as_many_photographs_as_they_show(photographs: Path) -> None:
+    pictures = Subset(open_split("folder", photographs, "train"), np.arange(3))
+    with pytest.raises(DataError, match="made of up to 4 photographs; found 3"):
+        Collages(pictures, 1, 16)
+
+
 def test_figures_are_the_intersections_over_unions() -> None:
     task = Segmentation(SegmenterSpec(), MaskDataSpec(train_count=2, test_count=2, side=4), 0)
     true = torch.tensor([[[0, 0, 1, 1], [0, 0, 1, 1], [2, 2, 255, 255], [2, 2, 2, 2]]])
@@ -103,6 +144,23 @@ def test_figures_are_the_intersections_over_unions() -> None:
 def test_what_is_not_there_is_named(model: dict[str, str], data: dict[str, str], message: str) -> None:
     with pytest.raises(UnknownNameError, match=message):
         Segmentation(SegmenterSpec(**model), MaskDataSpec(**data), 0).build_model()  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: MaskDataSpec(test_count=0), "data.test_count must be at least 1, found 0"),
+        (lambda: SegmenterSpec(width=2), "model.width must be at least 4, found 2"),
+        (lambda: SegmenterSpec(maps=()), "number of model.maps must be at least 1"),
+        (
+            lambda: Segmentation(SegmenterSpec(maps=(9,)), MaskDataSpec(), 0).build_model(),
+            r"vit_mini has no maps \[9\]",
+        ),
+    ],
+)
+def test_what_cannot_be_is_refused_in_a_sentence(make: Callable[[], object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
 
 
 def test_pictures_have_the_models_size_or_their_own() -> None:

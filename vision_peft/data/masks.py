@@ -21,6 +21,9 @@ from vision_peft.data.scenes import KINDS, scene
 IGNORED = 255
 """The class of pixels that count for nothing."""
 
+MOST = 4
+"""Photographs in a collage."""
+
 
 class Masked(Protocol):
     """Pictures with the classes of their pixels."""
@@ -62,9 +65,14 @@ class Collages:
         pictures: the photographs.
         count: of collages.
         side: of each.
+
+    Raises:
+        DataError: there are fewer photographs than a collage may show.
     """
 
     def __init__(self, pictures: Pictures, count: int, side: int) -> None:
+        if len(pictures.labels) < MOST:
+            raise DataError(f"collages are made of up to {MOST} photographs; found {len(pictures.labels)}")
         self.pictures, self.count, self.side, self.classes = pictures, count, side, list(pictures.classes)
 
     def __len__(self) -> int:
@@ -72,7 +80,7 @@ class Collages:
 
     def pair(self, index: int, seed: int) -> tuple[Image.Image, np.ndarray]:
         rng, side = np.random.default_rng(seed), self.side
-        chosen = rng.choice(len(self.pictures.labels), 2 + rng.integers(3), replace=False)
+        chosen = rng.choice(len(self.pictures.labels), rng.integers(2, MOST + 1), replace=False)
         whole = self._photograph(chosen[0], side)
         classes = Image.new("L", whole.size, int(self.pictures.labels[chosen[0]]))
         for one in chosen[1:]:
@@ -97,7 +105,7 @@ class MaskFolder:
         split: the part.
 
     Raises:
-        DataError: files are missing.
+        DataError: files are missing, or ``classes.txt`` is no list of classes.
     """
 
     def __init__(self, root: Path, split: str) -> None:
@@ -105,7 +113,9 @@ class MaskFolder:
         if not names.is_file() or not images.is_dir():
             missing = images if names.is_file() else names
             raise DataError(f"{missing} is missing: expected classes.txt, {split}/images and {split}/masks")
-        self.classes = names.read_text(encoding="utf-8").splitlines()
+        self.classes = names.read_text(encoding="utf-8").rstrip().splitlines()
+        if not self.classes or len(set(self.classes)) < len(self.classes):
+            raise DataError(f"{names}: expected a class a line, each once; found {self.classes}")
         self.images = sorted(path for path in images.iterdir() if path.suffix.lower() in ENDINGS)
         self.masks = [root / split / "masks" / f"{path.stem}.png" for path in self.images]
         lacking = [path for path in self.masks if not path.is_file()]
@@ -116,14 +126,20 @@ class MaskFolder:
         return len(self.images)
 
     def pair(self, index: int, seed: int) -> tuple[Image.Image, np.ndarray]:
-        path = self.masks[index]
-        with Image.open(path) as mask:
-            classes = np.asarray(mask, dtype=np.int64)
+        path, picture = self.masks[index], decoded(self.images[index], self.images[index].read_bytes)
+        try:
+            with Image.open(path) as mask:
+                classes = np.asarray(mask, dtype=np.int64)
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            raise DataError(f"{path} is not a readable mask: {error}") from None
         strange = np.setdiff1d(classes, [*range(len(self.classes)), IGNORED])
         if classes.ndim != 2 or len(strange):
             found = f"the value {strange[0]}" if len(strange) else f"the shape {list(classes.shape)}"
             raise DataError(f"{path}: expected one channel of 0 to {len(self.classes) - 1} or {IGNORED}; found {found}")
-        return decoded(self.images[index], self.images[index].read_bytes), classes
+        if picture.size != classes.shape[::-1]:
+            sizes = [f"{width}×{height}" for width, height in (classes.shape[::-1], picture.size)]
+            raise DataError(f"{path} is {sizes[0]} pixels and its picture {self.images[index].name} {sizes[1]}")
+        return picture, classes
 
 
 class PreparedMasks(Dataset):

@@ -137,22 +137,16 @@ class Classification(ByClass):
         spec = self.model_settings
         if not spec.name.startswith(("hf-hub:", "local-dir:")) and not timm.is_model(spec.name):
             raise unknown("model", spec.name, timm.list_models())
-        try:
-            return created(
-                spec.name,
-                spec.img_size,
-                pretrained=spec.pretrained,
-                num_classes=len(self.classes),
-                # timm drops a pretrained classifier of another number of classes.
-                pretrained_cfg_overlay={"num_classes": 0} if spec.fresh_head else None,
-                drop_rate=spec.drop_rate,
-                drop_path_rate=spec.drop_path_rate,
-            )
-        except (OSError, RuntimeError) as error:
-            if not spec.pretrained:
-                raise
-            reason = " ".join(str(error).split())
-            raise DataError(f"the pretrained weights of {spec.name} cannot be loaded: {reason}") from error
+        return created(
+            spec.name,
+            spec.img_size,
+            pretrained=spec.pretrained,
+            num_classes=len(self.classes),
+            # timm drops a pretrained classifier of another number of classes.
+            pretrained_cfg_overlay={"num_classes": 0} if spec.fresh_head else None,
+            drop_rate=spec.drop_rate,
+            drop_path_rate=spec.drop_path_rate,
+        )
 
     def training_data(self, model: nn.Module) -> Prepared:
         """The training pictures as this model takes them, varied."""

@@ -1,4 +1,4 @@
-"""Pictures of another size than a timm model's own."""
+"""timm models for a task: for pictures of another size than their own, and what keeps them from being made."""
 
 from __future__ import annotations
 
@@ -21,15 +21,22 @@ def created(name: str, img_size: int | None, **settings: Any) -> nn.Module:
     """`timm.create_model`, for pictures of ``img_size``; models that take any size are as they are.
 
     Raises:
-        DataError: the model cannot be made for that size.
+        DataError: the model cannot be made for that size, or its pretrained weights cannot be had.
     """
     make: Callable[..., nn.Module] = timm.create_model
-    if img_size is None or not fixed_size(name):
-        return make(name, **settings)
+    sized = img_size is not None and fixed_size(name)
     try:
-        return make(name, img_size=img_size, **settings)
+        return make(name, **({"img_size": img_size} if sized else {}), **settings)
     except (ValueError, TypeError, AssertionError) as error:
-        reason = " ".join(str(error).split())
-        raise DataError(
-            f"{name} cannot be made for pictures of {img_size} pixels (model.img_size): {reason}"
-        ) from error
+        if not sized:
+            raise
+        what = f"{name} cannot be made for pictures of {img_size} pixels (model.img_size)"
+        raise DataError(f"{what}: {_reason(error)}") from error
+    except (OSError, RuntimeError) as error:
+        if not settings.get("pretrained"):
+            raise
+        raise DataError(f"the pretrained weights of {name} cannot be loaded: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -17,7 +17,7 @@ from torchvision.transforms.v2.functional import to_pil_image
 from torchvision.utils import make_grid
 
 import vision_peft.models  # noqa: F401 (registers them)
-from peft_kernels.data_errors import UnknownNameError, unknown
+from peft_kernels.data_errors import DataError, UnknownNameError, unknown
 from peft_kernels.draws import draw_seed
 from vision_peft.data import open_split
 from vision_peft.data.few_shot import FewShot
@@ -26,6 +26,12 @@ from vision_peft.models.segmenter import Segmenter
 from vision_peft.tasks.picture_size import created, fixed_size
 
 SHOWN = 8
+
+
+def at_least(name: str, value: int, least: int) -> None:
+    """Raise a ValueError where a number is too small."""
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, found {value!r}")
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,11 @@ class SegmenterSpec:
     img_size: int | None = None
     maps: tuple[int, ...] | None = None
     width: int = 64
+
+    def __post_init__(self) -> None:
+        at_least("model.width", self.width, 4)
+        if self.maps is not None:
+            at_least("the number of model.maps", len(self.maps), 1)
 
 
 @dataclass(frozen=True)
@@ -77,6 +88,10 @@ class MaskDataSpec:
     val_size: int | None = None
     pool: str = "train"
     split_seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("train_count", "test_count", "side"):
+            at_least(f"data.{name}", getattr(self, name), 1)
 
 
 class Segmentation:
@@ -115,13 +130,16 @@ class Segmentation:
 
         Raises:
             UnknownNameError: timm has no such model; the nearest is told.
-            DataError: it cannot be made for pictures of that size.
+            DataError: it cannot be made for pictures of that size, has no such maps, or its weights cannot be had.
         """
         spec = self.model_settings
         if not timm.is_model(spec.name):
             raise unknown("model", spec.name, timm.list_models())
         given = {} if spec.maps is None else {"out_indices": spec.maps}
-        body = created(spec.name, spec.img_size, pretrained=spec.pretrained, features_only=True, **given)
+        try:
+            body = created(spec.name, spec.img_size, pretrained=spec.pretrained, features_only=True, **given)
+        except AssertionError as error:  # timm's way to say it
+            raise DataError(f"{spec.name} has no maps {list(spec.maps or ())} (model.maps): {error}") from error
         return Segmenter(body, len(self.classes), spec.width)
 
     def training_data(self, model: nn.Module) -> PreparedMasks:
@@ -140,8 +158,10 @@ class Segmentation:
         return PreparedMasks(source, self.data.side, size, (settings["mean"], settings["std"]), seed, varied)
 
     def loss(self, model: Callable[..., Tensor], batch: dict[str, Tensor]) -> Tensor:
-        """Mean cross-entropy of a batch's pixels, float32 `[]`."""
-        return F.cross_entropy(_logits(model, batch), batch["classes"], ignore_index=IGNORED)
+        """Mean cross-entropy of a batch's pixels that count, float32 `[]`; 0 where none does."""
+        true = batch["classes"]
+        total = F.cross_entropy(_logits(model, batch), true, reduction="sum", ignore_index=IGNORED)
+        return total / (true != IGNORED).sum().clamp_min(1)
 
     def evaluate(self, model: Callable[..., Tensor], batches: Iterable[dict[str, Tensor]]) -> dict[str, Tensor]:
         """Sums over the batches, to be added up over processes: pixels of each class that are `both` and `either` what
@@ -161,7 +181,13 @@ class Segmentation:
         return {**sums, "right": both.sum(), "pixels": table.sum(), "loss": loss}
 
     def figures(self, sums: dict[str, Tensor]) -> dict[str, float]:
-        """Mean IoU, share of pixels that are right, mean loss; a class that is neither told nor there is left."""
+        """Mean IoU, share of pixels that are right, mean loss; a class that is neither told nor there is left.
+
+        Raises:
+            DataError: no pixel counts.
+        """
+        if not sums["pixels"]:
+            raise DataError(f"no pixel of the pictures to test on counts: all are {IGNORED} in their masks")
         ious = [(sums[f"both_{c}"] / sums[f"either_{c}"]).item() for c in self.classes if sums[f"either_{c}"] > 0]
         pixels = sums["pixels"].item()
         return {
