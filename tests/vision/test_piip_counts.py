@@ -58,3 +58,14 @@ def test_a_merged_head_instead_of_separate_ones(name, total):
 )
 def test_detection(name, sizes, total):
     assert count(created(name, sizes=sizes, **DETECTION)) == total
+
+
+def test_counting_leaves_a_model_as_it_was():
+    model: Any = timm.create_model("resnet10t").train()
+    model.layer1.eval()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    assert macs(model, size=(32, 32))["bn1"] == 2 * 64 * 16 * 16
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert model.training
+    assert not model.layer1.training
+    assert model.layer2.training

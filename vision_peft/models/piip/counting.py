@@ -21,8 +21,8 @@ def macs(model: nn.Module, batch: int = 1, size: Size | None = None) -> dict[str
     over n patches (class tokens are not counted), ``5 n K d`` for the samples of an interaction.
 
     Args:
-        model: a pyramid, or a timm model to compare it with; it is run on zeros, where it is, and on the meta device
-            that computes nothing.
+        model: a pyramid, or a timm model to compare it with; it is run on zeros in evaluation mode, where it is, and on
+            the meta device that computes nothing.
         batch: pictures.
         size: their height and width; by default what the model is made for.
     """
@@ -32,23 +32,27 @@ def macs(model: nn.Module, batch: int = 1, size: Size | None = None) -> dict[str
         layout = getattr(whole, "layout", None)
         size = layout.sizes[-1] if layout is not None else whole.default_cfg["input_size"][-2:]
     assert size is not None
-    handles = []
+    handles, training = [], [module for module in model.modules() if module.training]
     for name, module in model.named_modules():
         part = name.split(".")[0]
         prefix = getattr(getattr(model, part, None), "num_prefix_tokens", getattr(model, "num_prefix_tokens", 0))
         if isinstance(module, _COUNTED):
             handles.append(module.register_forward_hook(_hook(counts, part, prefix)))
     like = next(model.parameters())
+    model.eval()
     try:
         with torch.no_grad():
             model(torch.zeros(batch, getattr(whole, "in_chans", 3), *size, device=like.device, dtype=like.dtype))
     finally:
         for handle in handles:
             handle.remove()
+        for module in training:
+            module.training = True
     return {**dict(sorted(counts.items())), "total": counts.total()}
 
 
-_COUNTED = (nn.Linear, nn.Conv2d, nn.LayerNorm, nn.GroupNorm, Attention, DeformableAttention)
+_NORMS = (nn.LayerNorm, nn.GroupNorm, nn.BatchNorm2d)
+_COUNTED = (nn.Linear, nn.Conv2d, *_NORMS, Attention, DeformableAttention)
 
 
 def _hook(counts: Counter[str], part: str, prefix: int) -> Callable[[Any, tuple[Any, ...], Tensor], None]:
