@@ -113,6 +113,10 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--width", type=int, default=64)
     settings = parser.parse_args()
+    if settings.backbone not in ("fdconv", "pyramid") and not timm.is_model(settings.backbone):
+        parser.error(f"timm has no model {settings.backbone!r}")
+    if settings.steps < 1 or settings.width < 4:
+        parser.error("--steps must be at least 1 and --width at least 4")
     torch.manual_seed(0)
     make = detector if settings.task == "detection" else segmenter
     model = make(settings.backbone, settings.width)

@@ -23,6 +23,7 @@ from .tiny_clouds import adapted, clouds, tiny
         ({"local_size": 0}, "local_size must be an integer >= 1"),
         ({"local_sizes": []}, "local_sizes must be different integers >= 1, at least one"),
         ({"local_sizes": [16, 16]}, r"different integers >= 1, at least one; found \[16, 16\]"),
+        ({"local_sizes": 16}, "different integers >= 1, at least one; found 16"),
         ({"branches": "globl"}, "global"),
         ({"frozen_norm": "trian"}, "did you mean 'train'"),
         ({"degree_eps": 0.0}, "degree_eps must be above 0"),

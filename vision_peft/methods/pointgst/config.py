@@ -74,10 +74,11 @@ class PointGstConfig(MethodConfig):
         require(isinstance(self.r, int) and self.r >= 1, self, "r", "an integer >= 1")
         require(isinstance(self.local_size, int) and self.local_size >= 1, self, "local_size", "an integer >= 1")
         if self.local_sizes is not None:
-            self.local_sizes = list(self.local_sizes)
-            sizes = [size for size in self.local_sizes if isinstance(size, int) and size >= 1]
-            known = 0 < len(sizes) == len(self.local_sizes) == len(set(sizes))
+            given = self.local_sizes if isinstance(self.local_sizes, (list, tuple)) else []
+            sizes = [size for size in given if isinstance(size, int) and size >= 1]
+            known = 0 < len(sizes) == len(given) == len(set(sizes))
             require(known, self, "local_sizes", "different integers >= 1, at least one")
+            self.local_sizes = sizes
         choices(self, "branches", BRANCHES)
         choices(self, "basis_orientation", ("spectral", "vertex"))
         choices(self, "scale_scope", SCOPES)
