@@ -9,8 +9,11 @@ from peft import PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from timm.models import group_parameters
 from timm.optim import param_groups_layer_decay
+from torchvision.models.segmentation import FCN
+from torchvision.models.segmentation.fcn import FCNHead
 
-from vision_peft import interactions_config
+from vision_peft import interactions_config, load_adapter, torchvision_backbone
+from vision_peft.models import Segmenter
 from vision_peft.models.piip import Piip, macs
 from vision_peft.models.piip.released import checkpoint_filter_fn
 
@@ -237,6 +240,50 @@ def test_an_adapter_holds_what_is_new_and_the_branches_stay(output, tmp_path):
     assert torch.allclose(plain(x), after, atol=1e-6)
     heads = (".head.",)
     assert all(torch.equal(plain.state_dict()[n], p) for n, p in frozen.items() if not any(h in n for h in heads))
+
+
+def holders() -> dict[str, Any]:
+    def maps() -> Any:
+        return tiny(branches((32, 64), (64, 32), 2), n_interactions=2, features_only=True)
+
+    return {
+        "maps": maps(),
+        "segmenter": Segmenter(maps(), 3, 32),
+        "torchvision": FCN(torchvision_backbone(maps(), 32, "segmentation"), FCNHead(32, 3)),
+    }
+
+
+@pytest.mark.parametrize("name", ["maps", "segmenter", "torchvision"])
+def test_what_holds_a_pyramid_is_adapted_around_its_branches(name, tmp_path):
+    torch.manual_seed(0)
+    base, x = holders()[name].eval(), pictures()
+    state = {key: value.clone() for key, value in base.state_dict().items()}
+
+    def output(model: Any) -> Any:
+        found = model(x)
+        return torch.cat([each.flatten() for each in (found.values() if isinstance(found, dict) else found)])
+
+    before = output(base)
+    model: Any = get_peft_model(base, interactions_config(base))
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+    for _ in range(3):
+        output(model.train()).square().sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    after = output(model.eval())
+    assert not torch.allclose(after, before, atol=1e-3)
+    with model.disable_adapter():
+        assert torch.equal(output(model), before)
+    model.save_pretrained(tmp_path)
+    assert not [n for n in load_file(tmp_path / "adapter_model.safetensors") if ".branch1." in n or ".branch2." in n]
+    again = holders()[name].eval()
+    again.load_state_dict(state)
+    assert torch.equal(output(load_adapter(again, str(tmp_path)).eval()), after)
+
+
+def test_interactions_are_those_of_one_pyramid():
+    with pytest.raises(ValueError, match="found ResNet, which holds none"):
+        interactions_config(timm.create_model("resnet10t"))
 
 
 def two_branches(**settings: Any) -> Any:

@@ -121,19 +121,21 @@ def _check_settings(settings: Mapping[str, Any]) -> None:
 
 
 def entries(branches: Sequence[BranchSpec]) -> list[tuple[str, int | Size, dict[str, Any]]]:
-    """Name, size and arguments of each branch; raise a ValueError where an entry is none."""
-    found = []
-    for each in branches:
-        name, size, own = (*each, {})[:3] if isinstance(each, (tuple, list)) and len(each) in (2, 3) else (None,) * 3
+    """Name, size and arguments of each branch; raise a ValueError where one is none."""
+    return [_entry(each) for each in branches]
+
+
+def _entry(each: Any) -> tuple[str, int | Size, dict[str, Any]]:
+    if isinstance(each, (tuple, list)) and len(each) in (2, 3):
+        name, size, *more = each
         sides = size if isinstance(size, (tuple, list)) else (size, size)
-        known = isinstance(name, str) and isinstance(own, Mapping) and len(sides) == 2
-        if not known or not all(isinstance(side, int) for side in sides):
-            raise ValueError(
-                "a branch is a timm model's name, the side (or height and width) of its pictures and, if need be, a "
-                f"dict of arguments, such as ('vit_small_patch16_224', 224); found {each!r}"
-            )
-        found.append((name, size, dict(own)))
-    return found
+        sized = len(sides) == 2 and all(isinstance(side, int) for side in sides)
+        if isinstance(name, str) and sized and all(isinstance(own, Mapping) for own in more):
+            return name, size, dict(*more)
+    raise ValueError(
+        "a branch is a timm model's name, the side (or height and width) of its pictures and, if need be, a dict of "
+        f"arguments, such as ('vit_small_patch16_224', 224); found {each!r}"
+    )
 
 
 def scaled_sizes(sizes: Sequence[Any], img_size: int | Size | None, strides: Sequence[int]) -> list[Any]:
