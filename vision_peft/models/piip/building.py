@@ -131,7 +131,7 @@ def _entry(each: Any) -> tuple[str, int | Size, dict[str, Any]]:
         sides = size if isinstance(size, (tuple, list)) else (size, size)
         sized = len(sides) == 2 and all(isinstance(side, int) for side in sides)
         if isinstance(name, str) and sized and all(isinstance(own, Mapping) for own in more):
-            return name, size, dict(*more)
+            return name, size if isinstance(size, int) else (sides[0], sides[1]), dict(*more)
     raise ValueError(
         "a branch is a timm model's name, the side (or height and width) of its pictures and, if need be, a dict of "
         f"arguments, such as ('vit_small_patch16_224', 224); found {each!r}"
