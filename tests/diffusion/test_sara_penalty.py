@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
+from accelerate import Accelerator
 from torch.nn.utils import clip_grad_norm_
 
 import diffusion_peft as dp
@@ -99,3 +102,44 @@ def test_calls_by_hand_are_the_optimisers_hooks() -> None:
             optimiser.zero_grad()
         ends.append(in_force(model))
     assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
+
+
+@pytest.mark.parametrize("unscaled", [False, True])
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_scaler_of_gradients_leaves_the_penalty_whole(fused: bool, unscaled: bool) -> None:
+    """A fused optimiser divides the gradients in its own step, after its hooks."""
+    ends = []
+    for scale in (1.0, 1024.0):
+        model = adapted(rank_weight=0.5, reselect_step=0)
+        optimiser = torch.optim.SGD(trained(model).values(), 1e-2, fused=fused)
+        scaler, allocator = torch.amp.GradScaler("cpu", init_scale=scale), dp.SaraAllocator(model, optimizer=optimiser)
+        for step in range(3):
+            scaler.scale(loss_of(model, seed=step)).backward()
+            if unscaled:
+                scaler.unscale_(optimiser)
+            scaler.step(optimiser)
+            scaler.update()
+            allocator.update_and_allocate(step)
+            optimiser.zero_grad()
+        ends.append(in_force(model))
+    for name, expected in ends[0].items():
+        torch.testing.assert_close(ends[1][name], expected, rtol=0, atol=1e-6)
+
+
+def test_accelerates_optimiser_is_taken_and_none_of_torchs_kind_refused() -> None:
+    ends = []
+    for prepared in (False, True):
+        model = adapted(rank_weight=0.1)
+        optimiser: Any = torch.optim.AdamW(trained(model).values(), 1e-2)
+        if prepared:
+            optimiser = Accelerator(cpu=True).prepare(optimiser)
+        allocator = dp.SaraAllocator(model, 4, optimiser)
+        for step in range(4):
+            loss_of(model, seed=step).backward()
+            optimiser.step()
+            allocator.update_and_allocate(step)
+            optimiser.zero_grad()
+        ends.append(in_force(model))
+    assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
+    with pytest.raises(TypeError, match=r"optimiser of torch's kind; found list: leave it out, and call `before_step"):
+        dp.SaraAllocator(adapted(), 4, list(trained(adapted()).values()))

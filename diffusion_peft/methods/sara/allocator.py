@@ -44,7 +44,7 @@ class SaraAllocator:
     Args:
         model: the model with the adapter.
         steps: optimiser steps of the whole run; where ``reselect_step`` is given it may be left out.
-        optimizer: of torch's kind; needed for ``keep_moments=False``.
+        optimizer: of torch's kind, or accelerate's around one; needed for ``keep_moments=False``.
         adapter_name: the adapter.
 
     Raises:
@@ -94,9 +94,19 @@ class SaraAllocator:
             raise ValueError(f"SaraConfig.reselect_step must be less than the run's {steps} steps; found {wanted}")
         return wanted
 
-    def watch(self, optimizer: torch.optim.Optimizer) -> None:
-        """Have the optimiser's own hooks make the calls around its steps."""
-        self.optimizer = optimizer
+    def watch(self, optimizer: Any) -> None:
+        """Have the optimiser's own hooks make the calls around its steps; of accelerate's, those of the one within.
+
+        Raises:
+            TypeError: it is no optimiser of torch's kind.
+        """
+        inner: Any = getattr(optimizer, "optimizer", optimizer)
+        if not hasattr(inner, "_optimizer_step_pre_hooks"):
+            raise TypeError(
+                f"SaraAllocator takes an optimiser of torch's kind; found {type(optimizer).__name__}: leave it out, "
+                "and call `before_step()` before each `optimizer.step()`"
+            )
+        self.optimizer = optimizer = inner
         optimizer.register_step_pre_hook(lambda *_: self.before_step())
         optimizer.register_step_post_hook(lambda *_: self.after_step())
 
@@ -159,12 +169,15 @@ class SaraAllocator:
                 if len(index) > FEWEST:
                     values = values.to(torch.promote_types(values.dtype, torch.float32))
                     self.held[name] = nuclear_subgradient(values, index, tuple(self.tensors[name].shape))[0]  # type: ignore[arg-type]
+        # A fused optimiser divides the gradients by GradScaler's factor itself, in its step.
+        factor = getattr(self.optimizer, "grad_scale", None)
+        weight = self.config.rank_weight if factor is None else self.config.rank_weight * factor
         for name, gradient in self.held.items():
             part = self.entries[name]
             if part.values.grad is None:
                 part.values.grad = torch.zeros_like(part.values)
             active = slice(None) if part.frozen is None else ~part.frozen.to(part.values.device)
-            part.values.grad[active] += (self.config.rank_weight * gradient).to(part.values.dtype)
+            part.values.grad[active] += (weight * gradient).to(part.values.dtype)
 
     # --- the second selection --------------------------------------------------------------------------------------
     @torch.no_grad()
