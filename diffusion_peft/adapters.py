@@ -16,6 +16,7 @@ from torch import nn
 
 from diffusion_peft.denoiser import denoiser
 from peft_kernels import hotswap, loading, saving, switching
+from peft_kernels.adapter_state import check_new_name
 from peft_kernels.attaching import as_before_on_failure, attach
 from peft_kernels.config import MethodConfig
 from peft_kernels.peft_own import fill
@@ -37,10 +38,13 @@ def add_adapter(model: Any, config: PeftConfig, adapter_name: str = "default") -
         The model that carries it.
 
     Raises:
-        TypeError: a pipeline without denoiser.
-        ValueError: the name is taken, or the method cannot adapt this model. The model is as it was.
+        TypeError: a pipeline without denoiser, or no configuration.
+        ValueError: the name is taken or has a dot, or the method cannot adapt this model. The model is as it was.
     """
     carrier = denoiser(model)
+    if not isinstance(config, PeftConfig):
+        raise TypeError(f"expected a method's configuration, such as LoraConfig(r=8); found {config!r}")
+    check_new_name(adapter_name)
     if adapter_name in getattr(carrier, "peft_config", {}):
         raise ValueError(f"the model has an adapter called {adapter_name!r} already: give another `adapter_name`")
     if not isinstance(config, MethodConfig) and hasattr(config, "target_modules"):

@@ -31,6 +31,12 @@ def check_name(model: nn.Module, adapter_name: str) -> None:
         raise AdapterError(f"the model has no adapter called {adapter_name!r}{hint}; it has {', '.join(known)}")
 
 
+def check_new_name(adapter_name: str) -> None:
+    """Raise an AdapterError unless an adapter can be called so: its name becomes that of a module."""
+    if not isinstance(adapter_name, str) or not adapter_name or "." in adapter_name:
+        raise AdapterError(f"an adapter's name must be a text without dots; found {adapter_name!r}")
+
+
 def name_in_file(model: nn.Module, name: str) -> str:
     """The name in a file of what is called ``name`` in ``model``, a `PeftModel` or not."""
     return name if isinstance(model, PeftModel) else f"{PREFIX}{name}"

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from peft_kernels.adapter_files import AdapterError, AdapterFiles, find_adapter, read_config
 from peft_kernels.adapter_fit import Expected, check_fit, check_wrapper, describe, trained_on
-from peft_kernels.adapter_state import adapter_state, name_in_file, write_adapter_state
+from peft_kernels.adapter_state import adapter_state, check_new_name, name_in_file, write_adapter_state
 from peft_kernels.adapter_tensors import described, group_of, read_header, read_tensors
 from peft_kernels.attaching import as_before_on_failure, attach
 from peft_kernels.entries import Entries
@@ -105,6 +105,7 @@ def inject_tensors(
 
 
 def _refuse_name(model: nn.Module, name: str) -> None:
+    check_new_name(name)
     if name in getattr(model, "peft_config", {}):
         raise AdapterError(
             f"the model has an adapter called {name!r} already: give another `adapter_name`, "

@@ -6,6 +6,7 @@ every model and method: all that is asked for is checked before anything changes
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -23,7 +24,7 @@ from peft_kernels.tensors import OwnedTensors
 
 
 def set_adapters(model: nn.Module, names: str | Sequence[str], weights: float | Sequence[float] = 1.0) -> None:
-    """Let these adapters run, each with its weight, and no others.
+    """Let these adapters run, each with its weight, and no others; also where all had been disabled.
 
     A weight of 1 is the adapter as trained, with 0 it does not run; between them a factor where a method adds a change,
     an interpolation to the base elsewhere. Adapters attached or loaded to be trained are trained while they run.
@@ -35,15 +36,16 @@ def set_adapters(model: nn.Module, names: str | Sequence[str], weights: float | 
 
     Raises:
         AdapterError: there is no adapter of a name.
-        ValueError: not as many weights as names; a method that knows no weight (PEFT's OFT, IA3, LN tuning) at another
-            one than 0 and 1, or that runs one adapter at a time (LN tuning, trained modules) with several.
+        ValueError: not as many weights as names, one that is no finite number, or a name twice; a method that knows no
+            weight (PEFT's OFT, IA3, LN tuning) at another one than 0 and 1, or that runs one adapter at a time (LN
+            tuning, trained modules) with several.
     """
     names = [names] if isinstance(names, str) else list(names)
-    each = [float(weights)] * len(names) if isinstance(weights, (int, float)) else [float(w) for w in weights]
-    if len(each) != len(names):
-        raise ValueError(f"{len(names)} adapters need as many weights or one for all; found {len(each)}")
+    each = _weights(weights, len(names))
     for name in names:
         check_name(model, name)
+        if names.count(name) > 1:
+            raise ValueError(f"adapter {name!r} is named twice: give each adapter one weight")
     strengths = dict(zip(names, each, strict=True))
     layers = list(_layers(model))
     for layer in layers:
@@ -54,6 +56,8 @@ def set_adapters(model: nn.Module, names: str | Sequence[str], weights: float | 
         running = [name for name in names if strengths[name] != 0]
         if _runs_one(layer):
             running = [name for name in running if name in _names(layer)]
+        if layer.disable_adapters:
+            layer.enable_adapters(True)
         layer.set_adapter(running)
         layer.set_requires_grad(frozen, False)
         for name in running if _adjusts(layer) else ():
@@ -63,8 +67,10 @@ def set_adapters(model: nn.Module, names: str | Sequence[str], weights: float | 
 
 def enable_adapters(model: nn.Module, enabled: bool = True) -> None:
     """Let the active adapters run again, or (``enabled=False``) none, with the base model's outputs."""
+    frozen = [name for name, config in getattr(model, "peft_config", {}).items() if config.inference_mode]
     for layer in _layers(model):
         layer.enable_adapters(enabled)
+        layer.set_requires_grad(frozen, False)  # which PEFT's call unfreezes
 
 
 def delete_adapters(model: nn.Module, names: str | Sequence[str]) -> None:
@@ -101,6 +107,21 @@ def delete_adapters(model: nn.Module, names: str | Sequence[str]) -> None:
         del model.peft_config  # type: ignore[misc] (of a PeftModel one is left)
     else:
         _tell(model, [name for name in _active(layers) if name in model.peft_config])  # type: ignore[operator]
+
+
+def _weights(given: Any, count: int) -> list[float]:
+    """One finite weight for each of ``count`` adapters."""
+    alone = type(given) in (int, float, bool, str) or getattr(given, "ndim", 1) == 0
+    try:
+        each = [float(weight) for weight in ([given] * count if alone else given)]
+    except (TypeError, ValueError):
+        raise ValueError(f"weights must be a number, or one for each adapter; found {given!r}") from None
+    if len(each) != count:
+        raise ValueError(f"{count} adapters need as many weights or one for all; found {len(each)}")
+    for weight in each:
+        if not math.isfinite(weight):
+            raise ValueError(f"weights must be finite; found {weight:g}")
+    return each
 
 
 def _layers(model: nn.Module) -> Iterator[Any]:

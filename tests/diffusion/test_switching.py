@@ -6,6 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from diffusers import UNet2DModel
@@ -188,9 +189,55 @@ def test_failed_attachment_changes_nothing() -> None:
             dp.add_adapter(model, config, name)
     with pytest.raises(ValueError, match=r"1 adapters need as many weights or one for all; found 2"):
         dp.set_adapters(model, "one", [1.0, 0.5])
+    for weights, reason in (
+        (float("nan"), "must be finite; found nan"),
+        ("strong", "must be a number, or one for each adapter; found 'strong'"),
+        (None, "found None"),
+    ):
+        with pytest.raises(ValueError, match=reason):
+            dp.set_adapters(model, "one", weights)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"'one' is named twice"):
+        dp.set_adapters(model, ["one", "one"], [0.5, 1.0])
     with pytest.raises(dp.AdapterError, match=r"no adapter called 'two'"):
         dp.set_adapters(model, ["one", "two"])
+    for bad in ("a.b", ""):
+        with pytest.raises(ValueError, match=rf"name must be a text without dots; found '{bad}'"):
+            dp.add_adapter(model, configured("lora"), bad)
+    with pytest.raises(TypeError, match=r"expected a method's configuration, .*; found \{'r': 8\}"):
+        dp.add_adapter(model, {"r": 8}, "two")  # type: ignore[arg-type]
     assert structure(model) == before
+
+
+def test_weights_may_be_numbers_of_numpy_and_torch() -> None:
+    model = trained()
+    dp.set_adapters(model, "one", 0.5)
+    half = outputs(model)
+    for weight in (np.float32(0.5), torch.tensor(0.5), np.array([0.5])):
+        dp.set_adapters(model, "one", 1.0)
+        dp.set_adapters(model, "one", weight)  # type: ignore[arg-type]
+        assert torch.equal(outputs(model), half)
+
+
+def test_after_disabling_an_adapter_that_is_chosen_or_new_runs_in_every_layer() -> None:
+    model = trained(target_modules=["to_q"])
+    one = outputs(model)
+    dp.disable_adapters(model)
+    dp.set_adapters(model, "one")
+    assert torch.equal(outputs(model), one)
+    dp.disable_adapters(model)
+    dp.add_adapter(model, configured("lora", target_modules=["to_q", "to_v"]), "two")
+    predict("dit", model).square().sum().backward()
+    trained_parts = {key: p for key, p in model.named_parameters() if p.requires_grad}
+    assert any("to_q" in key for key in trained_parts)
+    assert all(p.grad is not None for p in trained_parts.values())
+
+
+def test_enabling_leaves_a_loaded_adapter_frozen(tmp_path: Path) -> None:
+    dp.save_adapter(trained("bitfit"), tmp_path, "one")
+    model = dp.load_adapter(small("dit"), tmp_path)
+    dp.disable_adapters(model)
+    dp.enable_adapters(model)
+    assert not any(p.requires_grad for name, p in model.named_parameters() if ".default" in name)
 
 
 def test_the_last_adapter_of_a_peft_model_stays_and_the_error_tells_the_way_back() -> None:
