@@ -1,6 +1,7 @@
 """`diffusion-peft sample`: draw prompts with seeds, from a pipeline and any number of adapters."""
 
 import argparse
+import math
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,8 @@ def run(family: Family, words: list[str]) -> None:
     for name in ("steps", "batch"):
         if getattr(options, name) is not None and getattr(options, name) < 1:
             raise UsageError(f"--{name} must be at least 1, found {getattr(options, name)}")
+    if options.guidance is not None and not math.isfinite(options.guidance):
+        raise UsageError(f"--guidance must be a finite number, found {options.guidance}")
     if options.image and options.condition:
         raise UsageError("condition images are either computed from --image, or given as --condition")
     for path in (*options.image, *options.condition):

@@ -66,6 +66,8 @@ def main(family: Family, words: list[str]) -> int:
             )
         if hasattr(error, "exit_code"):
             return tell(family, sentence(error), error.exit_code)  # type: ignore[attr-defined]
+        if isinstance(error, OSError) and error.filename is not None:
+            return tell(family, f"{error.filename}: {error.strerror}", 1)
         raise
     return 0
 

@@ -17,7 +17,7 @@ from diffusion_peft.pipelines.kinds import Given, Kind, kind_of
 from diffusion_peft.pipelines.one_step import FILE as ONE_STEP
 from diffusion_peft.pipelines.one_step import one_step
 from diffusion_peft.pipelines.opening import open_pipeline, picture_size
-from diffusion_peft.pipelines.sampling import Sampling, grid, sample
+from diffusion_peft.pipelines.sampling import Sampling, check_sampling, grid, sample
 from peft_runs.durable import write_json
 from peft_runs.errors import UsageError
 from peft_runs.progress import RunProgress
@@ -69,7 +69,8 @@ def draw(asked: Asked, out: Path, device: torch.device, progress: RunProgress) -
         if asked.steps == 1 and (adapter.folder / ONE_STEP).is_file():
             one_step(pipeline, adapter.folder)  # refuses another schedule than it was trained with
     kind = kind_of(pipeline)
-    how = Sampling(asked.steps, asked.guidance, asked.size or picture_size(pipeline))
+    how = Sampling(asked.steps, asked.guidance, picture_size(pipeline) if asked.size is None else asked.size)
+    check_sampling(kind, asked.seeds, how)
     pipeline.to(device)
     with torch.no_grad():
         given = kind.encode(list(asked.prompts), device)

@@ -67,7 +67,7 @@ class Kind:
         """
         self.sized(size)
         step = 2 ** (len(self.pipeline.vae.config.block_out_channels) - 1) * self.patch
-        if size % step:
+        if size < 1 or size % step:
             raise DataError(
                 f"pictures of a {type(self.pipeline).__name__} have a multiple of {step} pixels, not {size}"
             )

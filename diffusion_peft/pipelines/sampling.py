@@ -12,6 +12,7 @@ from torch import Tensor
 
 from diffusion_peft.pipelines.kinds import Given, Kind
 from diffusion_peft.pipelines.one_step import one_step_scheduler
+from peft_kernels.data_errors import DataError
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,21 @@ class Sampling:
     steps: int
     guidance: float
     size: int
+
+
+def check_sampling(kind: Kind, seeds: Sequence[int], how: Sampling) -> None:
+    """Raise where the pipeline cannot draw so.
+
+    Raises:
+        DataError: the size does not suit, the steps are more than the scheduler has, or a seed is beyond 64 bits.
+    """
+    kind.check_size(how.size)
+    most = kind.pipeline.scheduler.config.num_train_timesteps
+    if how.steps > most:
+        raise DataError(f"the pipeline's scheduler has {most} timesteps, fewer than the {how.steps} steps asked for")
+    for seed in seeds:
+        if not 0 <= seed < 2**64:
+            raise DataError(f"a seed must be from 0 to {2**64 - 1}; found {seed}")
 
 
 def sample(kind: Kind, given: Given, absent: Given, seeds: Sequence[int], how: Sampling) -> list[Image.Image]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from diffusion_peft.pipelines.kinds import Given, Kind, kind_of
 from diffusion_peft.pipelines.opening import open_pipeline, part_of, picture_size
-from diffusion_peft.pipelines.sampling import Sampling, grid, sample
+from diffusion_peft.pipelines.sampling import Sampling, check_sampling, grid, sample
 from diffusion_peft.tasks.denoising import Averaged
 from diffusion_peft.tasks.encoded import Captions, on_device
 from diffusion_peft.tasks.steered import steered
@@ -70,7 +70,7 @@ class PipelineTask:
         """The method is on the model and the data are ready: what encodes them is of no more use.
 
         Raises:
-            DataError: weights are trained in half precision.
+            DataError: weights are trained in half precision, or the samples cannot be drawn.
         """
         half = [name for name, p in model.named_parameters() if p.requires_grad and p.dtype != torch.float32]
         if half:
@@ -79,6 +79,8 @@ class PipelineTask:
                 "set model.dtype float32, or run.precision bf16 beside it"
             )
         spec = self.model_settings
+        if self.prompts():
+            check_sampling(self.kind, spec.samples.seeds, self.how())
         self.captions.rows(self.prompts())
         self.kind.release_text()
         if not self.prompts():

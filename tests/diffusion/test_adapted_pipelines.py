@@ -152,6 +152,12 @@ REFUSED: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "unknown pipeline": (("sample", "--prompt", "x", "--pipeline", "mini_st"), ("'mini_st'", "'mini_sd'")),
     "class": (("sample", "--prompt", "cirle", "--pipeline", "{dit}"), ("'cirle'", "'circle'")),
     "size of a DiT": (("sample", "--prompt", "1", "--pipeline", "{dit}", "--size", "32"), ("16 pixels only",)),
+    "odd size": (("sample", "--prompt", "x", "--pipeline", "{base}", "--size", "15"), ("multiple of 2", "not 15")),
+    "no size": (("sample", "--prompt", "x", "--pipeline", "{base}", "--size", "0"), ("multiple of 2", "not 0")),
+    "steps": (("sample", "--prompt", "x", "--pipeline", "{base}", "--steps", "1001"), ("1000 timesteps", "1001")),
+    "seed": (("sample", "--prompt", "x", "--pipeline", "{base}", "--seeds", f"{2**64}"), (str(2**64), "seed")),
+    "guidance": (("sample", "--prompt", "x", "--pipeline", "{base}", "--guidance", "nan"), ("--guidance", "nan")),
+    "weight of NaN": (("sample", "--prompt", "x", "--adapter", "{adapter}:nan"), ("finite", "nan")),
     "merge into another kind": (("merge", "{adapter}", "--pipeline", "{other}"), ("PixArtTransformer2DModel",)),
     "merge what cannot be": (("merge", "{unmergeable}"), ("adapter_plus",)),
 }

@@ -28,6 +28,10 @@ REFUSED: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),
     "tokens of CLIP": (("--model.max_tokens", "8"), ("no choice of tokens", "model.max_tokens")),
     "size between the latents": (("--data.size", "17"), ("multiple of 2 pixels", "17")),
+    "steps of the samples": (
+        ("--model.samples.prompts", "[x]", "--model.samples.steps", "1001"),
+        ("1000 timesteps", "1001 steps"),
+    ),
     "dropout": (("--model.caption_dropout", "1"), ("model.caption_dropout", "[0, 1)")),
 }
 

@@ -71,6 +71,12 @@ def test_refusal(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cap
     assert not list(tmp_path.rglob("result.json"))
 
 
+def test_a_place_that_cannot_be_made_is_named(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / "file").touch()
+    code, _, said = here(capsys, "train", *SMALL, "--out", tmp_path / "file" / "run")
+    assert (code, said.strip()) == (1, f"vision-peft: {tmp_path / 'file' / 'run'}: Not a directory")
+
+
 def test_refusal_ends_the_process() -> None:
     run = process("train", "--recipe", "digits_snel")
     assert (run.returncode, run.stdout) == (2, "")
