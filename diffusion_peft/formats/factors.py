@@ -28,15 +28,18 @@ def as_peft_has_them(
         base: the layer.
 
     Raises:
-        NoFormError: a part is missing, or PEFT has no place for one.
+        NoFormError: a part is missing or misshapen, or PEFT has no place for one.
     """
     parts = dict(parts)
+    _check_shapes(layer, parts)
     alpha = float(parts.pop(ALPHA)) if ALPHA in parts else None
     if kind == LORA:
         made = _lora(layer, parts, base)
         rank = made["lora_A"].shape[0]
     else:
         _require(layer, parts, PARTS[kind])
+        if kind == LOKR:
+            _check_factors(layer, parts)
         made = parts
         products = ("lokr_w2_b", "lokr_w1_b") if kind == LOKR else ("hada_w1_b", "hada_w2_b")
         ranks = {parts[name].shape[0] for name in products if name in parts}
@@ -71,6 +74,29 @@ def _lora(layer: str, parts: Mapping[str, Tensor], base: nn.Module) -> dict[str,
             magnitude.reshape(out) if len(inner) == 1 else magnitude.reshape(1, out, *[1] * len(inner[1:]))
         )
     return made
+
+
+def _check_shapes(layer: str, parts: Mapping[str, Tensor]) -> None:
+    for name, tensor in parts.items():
+        least = 1 if name in (DORA_SCALE, MAGNITUDE) else 2
+        if tensor.numel() != 1 if name == ALPHA else tensor.ndim < least:
+            wanted = "one number" if name == ALPHA else f"{least} dimensions at least"
+            raise NoFormError(f"{layer!r} has {_told(name)} of shape {tuple(tensor.shape)}; expected {wanted}")
+    if {MID, DOWN} <= set(parts) and parts[MID].shape[1] != parts[DOWN].shape[0]:
+        shapes = " and ".join(f"{_told(name)} of shape {tuple(parts[name].shape)}" for name in (MID, DOWN))
+        raise NoFormError(f"{layer!r} has {shapes}, which cannot be multiplied")
+
+
+def _check_factors(layer: str, parts: Mapping[str, Tensor]) -> None:
+    for factor in ("lokr_w1", "lokr_w2"):
+        halves = [f"{factor}_{end}" in parts for end in "ab"]
+        if halves != [factor not in parts] * 2:
+            found = ", ".join(sorted(name for name in parts if name.startswith(factor))) or "none of them"
+            raise NoFormError(f"{layer!r} needs {factor}, or {factor}_a and {factor}_b; found {found}")
+
+
+def _told(part: str) -> str:
+    return f"lora_{part}" if part in (DOWN, UP, MID) else part
 
 
 def _require(layer: str, parts: Mapping[str, Tensor], known: tuple[str, ...], needed: tuple[str, ...] = ()) -> None:

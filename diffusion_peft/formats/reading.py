@@ -167,6 +167,9 @@ def _number(value: object) -> float | None:
 
 
 def _pattern(value: object) -> dict[str, float] | None:
-    if isinstance(value, dict) and all(_number(entry) for entry in value.values()):
-        return value
-    return None
+    if not isinstance(value, dict) or not all(_number(entry) for entry in value.values()):
+        return None
+    try:
+        return value if all(map(re.compile, value)) else None
+    except re.error:
+        return None

@@ -58,6 +58,8 @@ def find_adapter(path: str | Path, subfolder: str | None = None, revision: str |
         refuse_pickle(folder)
         raise AdapterError(f"{path} is a file: give the folder that holds {CONFIG_NAME} and {SAFETENSORS_WEIGHTS_NAME}")
     if not folder.is_dir():
+        if folder.suffix.lower() in (".safetensors", *PICKLES):
+            raise AdapterError(f"there is no file {path}")
         return _from_hub(str(path), subfolder, revision)
     root = folder.resolve()
     inner = within(root, subfolder) if subfolder else root

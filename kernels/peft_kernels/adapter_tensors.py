@@ -105,6 +105,7 @@ def read_tensors(
         raise AdapterError(f"{path} is not a whole safetensors file: {_what_is_wrong(path) or error}") from None
     for key, tensor in tensors.items():
         if tensor.is_floating_point():
+            tensor = tensor.float() if tensor.itemsize == 1 else tensor  # float8 cannot be summed
             if torch.isfinite(tensor.sum()):  # a sum that is not can also be one that overflowed
                 continue
             wrong = tensor.numel() - int(torch.isfinite(tensor).sum())

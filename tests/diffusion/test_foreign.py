@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -165,6 +166,20 @@ WRONG: dict[str, tuple[Callable[[Tensors], Tensors], tuple[str, ...]]] = {
         ("(1, 16)", "one for every input"),
     ),
     "magnitudes here and there": (lambda t: t | {f"{Q}.dora_scale": torch.ones(16, 1)}, ("has none",)),
+    "alpha of every row": (lambda t: t | {f"{Q}.alpha": torch.ones(4)}, ("alpha of shape (4,)", "one number")),
+    "flat": (lambda t: t | {f"{Q}.lora_up.weight": torch.ones(64)}, ("lora_up of shape (64,)", "2 dimensions")),
+    "middle that does not fit": (
+        lambda t: t | {f"{Q}.lora_mid.weight": torch.ones(4, 5)},
+        ("lora_mid of shape (4, 5) and lora_down of shape (4, 16)",),
+    ),
+    "half of LoKr": (
+        lambda t: {f"{Q}.lokr_w1": torch.ones(2, 2), f"{Q}.lokr_w2_a": torch.ones(8, 1)},
+        ("needs lokr_w2, or lokr_w2_a and lokr_w2_b; found lokr_w2_a",),
+    ),
+    "LoKr's factor twice": (
+        lambda t: {f"{Q}.{part}": torch.ones(2, 2) for part in ("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2")},
+        ("needs lokr_w1,", "found lokr_w1, lokr_w1_a, lokr_w1_b"),
+    ),
     "another method": (lambda t: {f"{Q}.on_input": torch.tensor(1.0)}, ("IA3", "LoRA, LoHa, LoKr and SCEdit")),
     "no adapter": (lambda t: {"x.weight": torch.ones(2)}, ("no adapter that is known",)),
     "twice": (
@@ -210,12 +225,38 @@ def test_part_leaves_text_encoders_out_and_must_be_the_models(good: Tensors, tmp
     assert torch.equal(output("sd15", dp.load_adapter(base, path)), found)
 
 
+def test_float8_is_read_and_held_in_float32(good: Tensors, tmp_path: Path) -> None:
+    path = tmp_path / "file.safetensors"
+    outputs = []
+    for change in (lambda t: t, lambda t: t.float()):
+        save_file({k: change(t if k.endswith("alpha") else t.to(torch.float8_e4m3fn)) for k, t in good.items()}, path)
+        adapted = dp.load_adapter(tiny("sd15"), path)
+        assert {p.dtype for name, p in adapted.named_parameters() if "lora_" in name} == {torch.float32}
+        outputs.append(output("sd15", adapted))
+    assert torch.equal(*outputs)
+
+
+def test_header_with_patterns_that_are_none_is_passed_over(tmp_path: Path) -> None:
+    base = tiny("sd15")
+    _, tensors, _ = saved("lora", base, ATTENTION)
+    path, named = tmp_path / "file.safetensors", dotted("unet.", (".lora_A.weight", ".lora_B.weight"), tensors)
+    header = {"unet.r": 4, "unet.lora_alpha": 4, "unet.rank_pattern": {"(": 2}}
+    outputs = []
+    for more in ({}, {"lora_adapter_metadata": json.dumps(header)}):
+        save_file(named, path, {"format": "pt", **more})
+        outputs.append(output("sd15", dp.load_adapter(base, path)))
+        dp.delete_adapters(base, "default")
+    assert torch.equal(*outputs)
+
+
 def test_damaged_files_and_pickles(good: Tensors, tmp_path: Path) -> None:
     base, path = tiny("sd15"), tmp_path / "file.safetensors"
     save_file(good, path)
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(dp.AdapterError, match="not a whole safetensors file: expected"):
         dp.load_adapter(base, path)
+    with pytest.raises(dp.AdapterError, match=r"there is no file .*none.safetensors$"):
+        dp.load_adapter(base, "none.safetensors")
     torch.save(good, tmp_path / "file.bin")
     with pytest.raises(dp.AdapterError, match=r"pickle.*convert"):
         dp.load_adapter(base, tmp_path / "file.bin")
