@@ -5,7 +5,7 @@ An exception with an `exit_code` is meant for the person who typed the command; 
 
 from collections.abc import Iterable
 
-from peft_kernels.config import nearest
+from peft_kernels.config import nearest_or_known
 
 
 class UsageError(Exception):
@@ -22,9 +22,7 @@ class RunError(Exception):
 
 def unknown(what: str, name: str, known: Iterable[str]) -> UsageError:
     """`unknown recipe 'digit_snell' (did you mean 'digits_snell'?)`, or the known names where none is near."""
-    names = sorted(known)
-    hint = nearest(name, names) or f": known are {', '.join(names) or 'none'}"
-    return UsageError(f"unknown {what} {name!r}{hint}")
+    return UsageError(f"unknown {what} {name!r}{nearest_or_known(name, sorted(known))}")
 
 
 def sentence(error: BaseException) -> str:

@@ -13,6 +13,8 @@ from typing import Any
 
 from peft import PeftConfig
 
+MOST_NAMES = 60  # that an error lists
+
 
 @dataclass
 class MethodConfig(PeftConfig):
@@ -92,6 +94,13 @@ def choices(owner: object, name: str, allowed: Iterable[str]) -> None:
             f"{type(owner).__name__}.{name} must be one of {', '.join(allowed)}; "
             f"found {value!r}{nearest(value, allowed)}"
         )
+
+
+def nearest_or_known(name: object, known: Iterable[str]) -> str:
+    """`nearest`, or the names that there are where none is near: all of few, the first of many."""
+    names = list(known)
+    more = f" and {len(names) - MOST_NAMES:,} others" if len(names) > MOST_NAMES else ""
+    return nearest(name, names) or f": known are {', '.join(names[:MOST_NAMES]) or 'none'}{more}"
 
 
 def nearest(name: object, known: Iterable[str]) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from peft_kernels.config import nearest
+from peft_kernels.config import nearest_or_known
 
 
 class DataError(ValueError):
@@ -19,6 +19,4 @@ class UnknownNameError(DataError):
 
 def unknown(what: str, name: str, known: Iterable[str]) -> UnknownNameError:
     """`unknown data 'digit' (did you mean 'digits'?)`, or the known names where none is near."""
-    names = list(known)
-    hint = nearest(name, names) or f": known are {', '.join(names)}"
-    return UnknownNameError(f"unknown {what} {name!r}{hint}")
+    return UnknownNameError(f"unknown {what} {name!r}{nearest_or_known(name, known)}")

@@ -40,6 +40,7 @@ REFUSED = {
         *(2, ("'atn.qkv'", "'attn.qkv'")),
     ),
     "unknown model": (("train", *SMALL, "--model.name", "vit_mino"), 2, ("'vit_mino'", "'vit_mini'")),
+    "unlike any model": (("train", *SMALL, "--model.name", "qqq"), 2, ("'qqq': known are", " others")),
     "unknown data": (("train", *SMALL, "--data.name", "digit"), 2, ("'digit'", "'digits'")),
     "unknown timm data": (("train", *SMALL, "--data.name", "torch/cifar11"), 2, ("torch/cifar1",)),
     "unknown part": (("train", *SMALL, "--data.test_split", "tets"), 2, ("'tets'", "'test'")),
