@@ -143,3 +143,5 @@ def test_accelerates_optimiser_is_taken_and_none_of_torchs_kind_refused() -> Non
     assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
     with pytest.raises(TypeError, match=r"optimiser of torch's kind; found list: leave it out, and call `before_step"):
         dp.SaraAllocator(adapted(), 4, list(trained(adapted()).values()))
+    with pytest.raises(ValueError, match=r"none of the adapter's parameters: make it after"):
+        dp.SaraAllocator(adapted(), 4, torch.optim.SGD(trained(adapted()).values(), 1e-2))

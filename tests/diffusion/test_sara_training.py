@@ -159,6 +159,7 @@ def test_frozen_entries_count_nothing_in_clipping() -> None:
     [
         ({"reselect_step": 10}, 10, "reselect_step must be less than the run's 10 steps; found 10"),
         ({}, None, "give `steps`"),
+        ({}, -4, "an integer >= 1; found -4"),
     ],
 )
 def test_schedules_that_do_not_suit_raise(fields: dict[str, Any], steps: int | None, match: str) -> None:

@@ -16,8 +16,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from diffusion_peft.denoiser import denoiser
 from diffusion_peft.methods.sara.layer import SaraAdapter
 from diffusion_peft.methods.sara.selection import own_threshold
 from peft_kernels.calls import get_tensor
@@ -42,22 +43,24 @@ class SaraAllocator:
     With the optimiser given, its own hooks call `before_step`; without, call that between clipping and the step.
 
     Args:
-        model: the model with the adapter.
+        model: the model with the adapter, or the pipeline that holds it.
         steps: optimiser steps of the whole run; where ``reselect_step`` is given it may be left out.
         optimizer: of torch's kind, or accelerate's around one; needed for ``keep_moments=False``.
         adapter_name: the adapter.
 
     Raises:
-        ValueError: there is no such adapter, or `SaraConfig.reselect_step` does not suit the run.
+        ValueError: there is no such adapter, `steps` or `SaraConfig.reselect_step` does not suit, or the optimiser has
+            none of the adapter's parameters.
     """
 
     def __init__(
-        self, model: nn.Module, steps: int | None = None, optimizer: Any = None, adapter_name: str = "default"
+        self, model: Any, steps: int | None = None, optimizer: Any = None, adapter_name: str = "default"
     ) -> None:
         self.config: Any = None
         self.entries: dict[str, Entries] = {}
         self.tensors: dict[str, Tensor] = {}
         known: set[int] = set()
+        model = denoiser(model)
         for layer in (m for m in model.modules() if isinstance(m, AdapterLayer) and adapter_name in m.adapters):
             adapter = layer.adapters[adapter_name]
             if not isinstance(adapter, SaraAdapter):
@@ -82,6 +85,8 @@ class SaraAllocator:
             self.watch(optimizer)
 
     def _reselect_after(self, steps: int | None) -> int:
+        if steps is not None and (not isinstance(steps, int) or steps < 1):
+            raise ValueError(f"`steps` must be the optimiser steps of the run, an integer >= 1; found {steps!r}")
         wanted = self.config.reselect_step
         if wanted is None:
             if steps is None:
@@ -99,12 +104,18 @@ class SaraAllocator:
 
         Raises:
             TypeError: it is no optimiser of torch's kind.
+            ValueError: it has none of the adapter's parameters.
         """
         inner: Any = getattr(optimizer, "optimizer", optimizer)
         if not hasattr(inner, "_optimizer_step_pre_hooks"):
             raise TypeError(
                 f"SaraAllocator takes an optimiser of torch's kind; found {type(optimizer).__name__}: leave it out, "
                 "and call `before_step()` before each `optimizer.step()`"
+            )
+        held = {id(parameter) for group in inner.param_groups for parameter in group["params"]}
+        if not any(id(part.values) in held for part in self.entries.values()):
+            raise ValueError(
+                "the optimiser has none of the adapter's parameters: make it after the adapter is attached"
             )
         self.optimizer = optimizer = inner
         optimizer.register_step_pre_hook(lambda *_: self.before_step())
