@@ -27,15 +27,24 @@ class CaptionedFolder:
             raise DataError(f"{root} must hold one {METADATA}, found {len(places)}")
         self.place = places[0].parent
         self.rows: list[dict[str, Any]] = []
-        for number, line in enumerate(self.archive.read(str(places[0])).decode("utf-8").splitlines(), 1):
+        try:
+            lines = self.archive.read(str(places[0])).decode("utf-8-sig").split("\n")
+        except UnicodeDecodeError:
+            raise DataError(f"{root / places[0]} is no text in UTF-8") from None
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
             try:
                 row = json.loads(line)
                 missing = [key for key in ("file_name", column) if not isinstance(row.get(key), str)]
             except (ValueError, AttributeError):
                 raise DataError(f"{root / places[0]}, line {number}, is no JSON object") from None
             if missing:
-                found = ", ".join(map(repr, row)) or "nothing"
-                raise DataError(f"{root / places[0]}, line {number}, has no {missing[0]!r}: it has {found}")
+                key, found = missing[0], ", ".join(map(repr, row)) or "nothing"
+                wrong = f"no {key!r}: it has {found}"
+                if key in row:
+                    wrong = f"{row[key]!r} as {key!r}, which is no text"
+                raise DataError(f"{root / places[0]}, line {number}, has {wrong}")
             self.rows.append(row)
 
     def __len__(self) -> int:

@@ -1,6 +1,7 @@
 """Files below a folder or inside a zip, read the same way, from any process."""
 
 import os
+import zlib
 from pathlib import Path, PurePosixPath
 from zipfile import BadZipFile, ZipFile
 
@@ -24,10 +25,12 @@ class Archive:
             self._opened()
 
     def names(self) -> list[str]:
-        """Paths of all files, sorted."""
+        """Paths of all files, sorted, without hidden ones and what macOS puts beside them."""
         if self.root.is_file():
-            return sorted(name for name in self._opened().namelist() if not name.endswith("/"))
-        return sorted(path.relative_to(self.root).as_posix() for path in self.root.rglob("*") if path.is_file())
+            found = (name for name in self._opened().namelist() if not name.endswith("/"))
+        else:
+            found = (path.relative_to(self.root).as_posix() for path in self.root.rglob("*") if path.is_file())
+        return sorted(name for name in found if not any(map(_hidden, PurePosixPath(name).parts)))
 
     def read(self, name: str) -> bytes:
         """The bytes of one file.
@@ -39,7 +42,7 @@ class Archive:
             raise DataError(f"{name!r} lies outside of {self.root}")
         try:
             return self._opened().read(name) if self.root.is_file() else (self.root / name).read_bytes()
-        except (OSError, KeyError, BadZipFile) as error:
+        except (OSError, KeyError, BadZipFile, RuntimeError, zlib.error) as error:  # RuntimeError: encrypted
             raise DataError(f"{self.root / name} cannot be read: {error}") from None
 
     def _opened(self) -> ZipFile:
@@ -54,3 +57,7 @@ class Archive:
 
     def __getstate__(self) -> dict:
         return {**self.__dict__, "zip": None}
+
+
+def _hidden(part: str) -> bool:
+    return (part.startswith(".") and part != "..") or part == "__MACOSX"
