@@ -7,7 +7,8 @@ every model and method: all that is asked for is checked before anything changes
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from peft import PeftModel
@@ -21,6 +22,9 @@ from torch import nn
 from peft_kernels.adapter_state import check_name
 from peft_kernels.layer import AdapterLayer
 from peft_kernels.tensors import OwnedTensors
+
+# Starts of PEFT's LoRA that take the adapter's part out of the base model's weights.
+_OUT_OF_BASE = ("pissa", "olora", "corda", "loftq")
 
 
 def set_adapters(model: nn.Module, names: str | Sequence[str], weights: float | Sequence[float] = 1.0) -> None:
@@ -51,6 +55,7 @@ def set_adapters(model: nn.Module, names: str | Sequence[str], weights: float | 
     for layer in layers:
         _check(layer, strengths)
     configs: dict[str, Any] = model.peft_config  # type: ignore[assignment]
+    _warn_of_base(model, [name for name in configs if strengths.get(name) != 1])
     frozen = [name for name in names if configs[name].inference_mode]
     for layer in layers:
         running = [name for name in names if strengths[name] != 0]
@@ -66,7 +71,12 @@ def set_adapters(model: nn.Module, names: str | Sequence[str], weights: float | 
 
 
 def enable_adapters(model: nn.Module, enabled: bool = True) -> None:
-    """Let the active adapters run again, or (``enabled=False``) none, with the base model's outputs."""
+    """Let the active adapters run again, or (``enabled=False``) none, with the base model's outputs.
+
+    Warns where LoRA began with a part of the base model's weights (PiSSA, OLoRA): without it they lack that part.
+    """
+    if not enabled:
+        _warn_of_base(model, getattr(model, "peft_config", {}))
     frozen = [name for name, config in getattr(model, "peft_config", {}).items() if config.inference_mode]
     for layer in _layers(model):
         layer.enable_adapters(enabled)
@@ -74,7 +84,7 @@ def enable_adapters(model: nn.Module, enabled: bool = True) -> None:
 
 
 def delete_adapters(model: nn.Module, names: str | Sequence[str]) -> None:
-    """Take adapters off; modules without any are as they were before the first.
+    """Take adapters off; modules without any are as they were before the first, or (PiSSA, OLoRA) a warning says not.
 
     Raises:
         AdapterError: there is no adapter of a name.
@@ -90,6 +100,7 @@ def delete_adapters(model: nn.Module, names: str | Sequence[str]) -> None:
         merged = [name for name in names if name in getattr(layer, "merged_adapters", ())]
         if merged:
             raise ValueError(f"adapter {merged[0]!r} is merged into the model: unmerge it first")
+    _warn_of_base(model, names)
     for layer in layers:
         for name in names:
             arguments = ([],) if isinstance(layer, AuxiliaryTrainingWrapper) else ()
@@ -128,6 +139,17 @@ def _layers(model: nn.Module) -> Iterator[Any]:
     for module in list(model.modules()):
         if isinstance(module, (BaseTunerLayer, AuxiliaryTrainingWrapper)):
             yield module
+
+
+def _warn_of_base(model: Any, without: Iterable[str]) -> None:
+    for name in without:
+        start = getattr(model.peft_config[name], "init_lora_weights", None)
+        if isinstance(start, str) and start.startswith(_OUT_OF_BASE):
+            warnings.warn(
+                f"adapter {name!r} holds a part of the base weights (init_lora_weights={start!r}): without it, or "
+                "at another weight than 1, the model is not the base model; load that anew",
+                stacklevel=3,
+            )
 
 
 def _names(layer: Any) -> set[str]:

@@ -232,6 +232,17 @@ def test_after_disabling_an_adapter_that_is_chosen_or_new_runs_in_every_layer() 
     assert all(p.grad is not None for p in trained_parts.values())
 
 
+def test_adapters_that_took_a_part_of_the_base_weights_with_them_warn() -> None:
+    model = trained(init_lora_weights="olora")
+    for without in (
+        lambda: dp.set_adapters(model, "one", 0.5),
+        lambda: dp.disable_adapters(model),
+        lambda: dp.delete_adapters(model, "one"),
+    ):
+        with pytest.warns(UserWarning, match=r"'one' holds a part of the base weights .*'olora'"):
+            without()
+
+
 def test_enabling_leaves_a_loaded_adapter_frozen(tmp_path: Path) -> None:
     dp.save_adapter(trained("bitfit"), tmp_path, "one")
     model = dp.load_adapter(small("dit"), tmp_path)
