@@ -83,7 +83,7 @@ def _captions(archive: zipfile.ZipFile, infos: list[zipfile.ZipInfo], limits: Li
         path = PurePosixPath(info.filename)
         if path.suffix.lower() not in (".txt", ".jsonl") or info.file_size > MIB:
             continue
-        text = archive.read(info)[:MIB].decode("utf-8", errors="replace")
+        text = archive.read(info)[:MIB].decode("utf-8-sig", errors="replace")
         if path.suffix.lower() == ".txt":
             yield str(path.with_suffix("")), " ".join(text.split())[:LONGEST]
         elif path.name == METADATA:

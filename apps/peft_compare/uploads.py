@@ -198,7 +198,8 @@ def check_entry(info: zipfile.ZipInfo) -> None:
 
 def litter(name: str) -> bool:
     """What file managers leave in zips."""
-    return name.startswith("__MACOSX/") or PurePosixPath(name).name in (".DS_Store", "Thumbs.db", "desktop.ini")
+    last = PurePosixPath(name).name
+    return name.startswith("__MACOSX/") or last.startswith("._") or last in (".DS_Store", "Thumbs.db", "desktop.ini")
 
 
 def decoded(file: IO[bytes], name: str, limits: Limits, room: int) -> tuple[Image.Image, int]:

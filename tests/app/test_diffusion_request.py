@@ -109,7 +109,10 @@ def png(shade: int) -> bytes:
 def test_a_zip_becomes_a_set_with_captions_that_can_be_written_anew(tmp_path: Path) -> None:
     rows = json.dumps({"file_name": "a.png", "text": "a grey  thing"})
     files = {"x/a.png": png(90), "x/metadata.jsonl": rows.encode(), "x/b_c.png": png(120), "x/d.png": png(200)}
-    archive = packed(tmp_path / "set.zip", {**files, "x/d.txt": b"a bright thing\n", "__MACOSX/x/._a.png": b""})
+    archive = packed(
+        tmp_path / "set.zip",
+        {**files, "x/d.txt": b"\xef\xbb\xbfa bright thing\n", "x/._d.png": b"", "__MACOSX/x/._a.png": b""},
+    )
     found = uploads.accept(archive, tmp_path, Limits())
     assert found.captions == ["a grey thing", "b c", "a bright thing"]
     assert uploads.find(tmp_path, found.id) == found
