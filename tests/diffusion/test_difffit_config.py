@@ -33,6 +33,10 @@ from .difffit_models import attach, base, move, run
         ({"pos_scale": 0.0}, "pos_scale must be above 0 or None; found 0.0"),
         ({"num_classes": 0}, "num_classes must be at least 1 or None; found 0"),
         ({"lr_ratio": -1.0}, "lr_ratio must be above 0; found -1.0"),
+        ({"lr_ratio": float("inf")}, "lr_ratio must be above 0; found inf"),
+        ({"gamma_init": float("inf")}, "gamma_init must be above 0; found inf"),
+        ({"train_embedding": "("}, r"DiffFitConfig.train_embedding is no regular expression: '\(' \(missing"),
+        ({"gamma_modules": {"q": "("}}, r"DiffFitConfig.gamma_modules\['q'\] is no regular expression: '\('"),
         (
             {"gamma_sites": (), "train_bias": False, "train_norm": False, "train_embedding": False},
             "leaves nothing to train",

@@ -122,6 +122,8 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"scope": "per_tensors", "density": 0.1}, "did you mean 'per_tensor'"),
     ({"scope": "per_tensor"}, "give density"),
     ({"rank_weight": -1.0}, "rank_weight must be at least 0"),
+    ({"rank_weight": float("inf")}, "rank_weight must be at least 0; found inf"),
+    ({"rank_seed": -1}, "rank_seed must be an integer >= 0; found -1"),
     ({"rank_every": 0}, "rank_every must be an integer >= 1"),
     ({"reselect_step": -1}, "reselect_step must be an integer >= 0; found -1"),
     ({"alpha": 2.5}, r"alpha must be in \[0, 2\]; found 2.5"),

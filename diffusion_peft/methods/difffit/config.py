@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 import warnings
 from dataclasses import dataclass, field
 from typing import Any
@@ -91,12 +93,13 @@ class DiffFitConfig(MethodConfig):
                 )
         require(len(set(self.gamma_sites)) == len(self.gamma_sites), self, "gamma_sites", "without duplicates")
         self._check_blocks()
+        self._check_patterns()
         choices(self, "gamma_shape", ("channel", "scalar"))
-        require(self.gamma_init > 0, self, "gamma_init", "above 0")
+        require(0 < self.gamma_init < math.inf, self, "gamma_init", "above 0")
         if self.gamma_init != 1:
             warnings.warn(f"gamma_init={self.gamma_init:g} changes the output before any training", stacklevel=3)
-        require(self.lr_ratio > 0, self, "lr_ratio", "above 0")
-        require(self.pos_scale is None or self.pos_scale > 0, self, "pos_scale", "above 0 or None")
+        require(0 < self.lr_ratio < math.inf, self, "lr_ratio", "above 0")
+        require(self.pos_scale is None or 0 < self.pos_scale < math.inf, self, "pos_scale", "above 0 or None")
         require(self.num_classes is None or _count(self.num_classes, 1), self, "num_classes", "at least 1 or None")
         groups = (self.train_bias, self.train_norm, self.train_embedding, self.add_bias, self.add_norm_affine)
         if not (self.gamma_sites or self.gamma_modules or self.num_classes or any(groups)):
@@ -104,6 +107,16 @@ class DiffFitConfig(MethodConfig):
                 "DiffFitConfig leaves nothing to train: gamma_sites is empty and train_bias, train_norm, "
                 "train_embedding, add_bias and add_norm_affine are off"
             )
+
+    def _check_patterns(self) -> None:
+        given = {f"gamma_modules[{site!r}]": pattern for site, pattern in (self.gamma_modules or {}).items()}
+        if isinstance(self.train_embedding, str):
+            given["train_embedding"] = self.train_embedding
+        for name, pattern in given.items():
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"DiffFitConfig.{name} is no regular expression: {pattern!r} ({error})") from None
 
     def _check_blocks(self) -> None:
         value: Any = self.gamma_blocks

@@ -102,8 +102,8 @@ class SaraConfig(MethodConfig):
         choices(self, "scope", SCOPES)
         if self.scope == "per_tensor" and self.density is None and self.num_trainable is None:
             raise ValueError("SaraConfig.scope per_tensor gives each tensor the same density: give density")
-        require(self.rank_weight >= 0, self, "rank_weight", "at least 0")
-        for name, least in (("rank_min_dim", 0), ("rank_num", 1), ("rank_every", 1)):
+        require(0 <= self.rank_weight < math.inf, self, "rank_weight", "at least 0")
+        for name, least in (("rank_min_dim", 0), ("rank_num", 1), ("rank_every", 1), ("rank_seed", 0)):
             require(_whole(getattr(self, name), least), self, name, f"an integer >= {least}")
         for name, least in (("num_trainable", 1), ("reselect_step", 0)):
             value = getattr(self, name)
