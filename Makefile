@@ -1,7 +1,7 @@
 # Three commands that need nothing but Python 3.11 and make; each sets up .venv by itself the first time.
 #   make app       opens the app that compares adapters in a browser, on this machine alone
 #   make compare   adapts the embedded models, to handwritten digits with eight methods and to a style of drawing with
-#                  four, and compares them
+#                  three, and compares them
 #   make test      style, types, import rules and every test
 # PYTHON=/path/to/python chooses the interpreter that .venv is made with.
 
@@ -15,7 +15,7 @@ app: .venv/ready
 
 compare: .venv/ready
 	$(BIN)/vision-peft compare --recipe digits --methods full,linear_probe,bitfit,ln_tuning,lora,ssf,adapter_plus,snell
-	$(BIN)/diffusion-peft compare --recipe style --methods full,difffit,lora,sara
+	$(BIN)/diffusion-peft compare --recipe style --methods difffit,lora,sara
 
 # One thread a process: two pytest workers share the cores instead of fighting over them.
 test: .venv/ready

@@ -13,7 +13,7 @@ from torch import Tensor
 
 SAMPLED_SHARE = 0.15  # measured, see kernels/benchmarks/sparse_grad.py
 BLOCK_ENTRIES = 2**20  # of a dense gradient that exist at once
-SAMPLED_TOKENS = 128  # at once: a sampled product turns both sides, which then stay in the cache
+SAMPLED_TOKENS = 64  # at once: a sampled product turns both sides, which then stay in the cache
 
 
 def changed(weight: Tensor, index: Tensor, values: Tensor, replace: bool, dtype: torch.dtype) -> Tensor:
